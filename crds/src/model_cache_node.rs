@@ -1,0 +1,130 @@
+//! `ModelCacheNode`: what one node should hold (written by the operator) and what it holds (written by its agent).
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::{CustomResource, KubeSchema};
+use serde::{Deserialize, Serialize};
+
+use crate::model_cache::SourcePolicy;
+
+/// What one node should hold. Bears the Node's name and is owned by it.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "modelcache.io",
+    version = "v1alpha1",
+    kind = "ModelCacheNode",
+    plural = "modelcachenodes",
+    shortname = "mcn",
+    status = "ModelCacheNodeStatus",
+    derive = "PartialEq"
+)]
+#[serde(rename_all = "camelCase")]
+pub struct ModelCacheNodeSpec {
+    /// Name of the Node.
+    pub node_name: String,
+    /// What it should hold.
+    #[serde(default)]
+    pub snapshots: Vec<NodeSnapshot>,
+}
+
+/// One snapshot that the node should hold.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeSnapshot {
+    /// Name of the ModelSnapshot.
+    pub name: String,
+    /// Where bytes may come from.
+    #[serde(default)]
+    pub source: SourcePolicy,
+    /// The models that it is; more than one where ModelCaches name the same snapshot.
+    pub models: Vec<NodeModel>,
+}
+
+/// A model of a ModelCache.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeModel {
+    /// Name of the ModelCache.
+    pub cache: String,
+    /// Name of the model in it.
+    pub model: String,
+}
+
+/// What the node's agent knows.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ModelCacheNodeStatus {
+    /// Generation of the spec that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Version of the agent.
+    #[serde(default)]
+    pub agent_version: String,
+    /// Where other agents reach this one, `ip:port`.
+    #[serde(default)]
+    pub peer_address: String,
+    /// Size of the file system that holds the cache.
+    #[serde(default)]
+    pub capacity_bytes: i64,
+    /// What is free of it for the agent.
+    #[serde(default)]
+    pub free_bytes: i64,
+    /// For people: snapshots ready, of those that should be, as `1/2`.
+    #[serde(default)]
+    pub ready: String,
+    /// One entry a snapshot of the spec.
+    #[serde(default)]
+    pub snapshots: Vec<NodeSnapshotStatus>,
+}
+
+/// How one snapshot stands on the node.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeSnapshotStatus {
+    /// Name of the ModelSnapshot.
+    pub name: String,
+    /// The models under whose names it is published here.
+    #[serde(default)]
+    pub models: Vec<NodeModel>,
+    /// Where it stands.
+    pub phase: Phase,
+    /// Its size.
+    #[serde(default)]
+    pub size_bytes: i64,
+    /// How much of it is on disk.
+    #[serde(default)]
+    pub held_bytes: i64,
+    /// Bytes this node fetched from the hub for it.
+    #[serde(default)]
+    pub origin_bytes: i64,
+    /// Bytes this node took from other nodes for it.
+    #[serde(default)]
+    pub peer_bytes: i64,
+    /// Why it does not get on, one of the documented reasons.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The same for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// When the agent tries again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_time: Option<Time>,
+    /// When every file was last verified.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verified_at: Option<Time>,
+}
+
+/// Where a snapshot stands on a node.
+#[derive(KubeSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Phase {
+    /// Not begun.
+    #[default]
+    Pending,
+    /// Bytes are coming in.
+    Downloading,
+    /// All bytes are there; being hashed and published.
+    Verifying,
+    /// Whole, verified and published.
+    Ready,
+    /// Does not get on; `reason` says why. The agent tries again by itself.
+    Failed,
+}

@@ -1,0 +1,11 @@
+//! Moving and verifying model bytes, with no Kubernetes in it.
+//!
+//! A [`snapshot::Snapshot`] is a model at one commit: an exact list of files with sizes and hashes. Its distinct
+//! contents ("blobs") are cut by [`plan`] into segments, the units that travel. A segment comes either from the origin
+//! ([`origin`]) or from another node ([`engine`]); [`store`] keeps it crash-safe, [`verify`] proves every blob by the
+//! hub's own hash, and only then it becomes visible. Who takes what from whom is decided by a coordinator that speaks
+//! the messages of [`coordination`].
+
+pub mod coordination;
+pub mod segment;
+pub mod snapshot;

@@ -1,0 +1,236 @@
+//! A cluster with ModelCache installed in it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::core::DynamicObject;
+use kube::discovery::{ApiResource, Discovery, Scope};
+use kube::{Client, ResourceExt};
+use modelcache_test_cluster::Cluster;
+
+use crate::wait::until;
+
+/// Namespace of the operator and the agents.
+pub const SYSTEM: &str = "modelcache-system";
+/// Namespace of the hub and of pods that use models.
+pub const APPS: &str = "modelcache-test";
+/// Name of the Helm release.
+pub const RELEASE: &str = "modelcache";
+/// Field manager of the tests.
+const MANAGER: &str = "modelcache-e2e";
+
+/// The images under test: `registry/name:tag`, by default those that the test cluster has loaded.
+#[derive(Clone, Debug)]
+pub struct Images {
+    prefix: String,
+    tag: String,
+}
+
+impl Images {
+    /// From `MODELCACHE_IMAGES` (`registry/prefix`, where a cluster given by `KUBECONFIG` can pull them) and
+    /// `MODELCACHE_IMAGE_TAG`.
+    #[must_use]
+    pub fn from_env() -> Self {
+        Self {
+            prefix: std::env::var("MODELCACHE_IMAGES").unwrap_or_else(|_| "modelcache.local".to_owned()),
+            tag: std::env::var("MODELCACHE_IMAGE_TAG").unwrap_or_else(|_| "dev".to_owned()),
+        }
+    }
+
+    /// Full name of one image.
+    #[must_use]
+    pub fn name(&self, image: &str) -> String {
+        format!("{}/{image}:{}", self.prefix, self.tag)
+    }
+}
+
+/// A cluster, ways to reach it, and what is installed.
+pub struct World {
+    /// Typed client.
+    pub client: Client,
+    /// The machine room: power, cables, kubectl, helm.
+    pub cluster: Cluster,
+    /// Which images to run.
+    pub images: Images,
+    /// Root of the project.
+    pub root: PathBuf,
+}
+
+impl World {
+    /// Connects to the cluster that the environment names.
+    pub async fn connect() -> Result<Self> {
+        let cluster = Cluster::from_env().context("no cluster to test on")?;
+        let client = Client::try_default().await.context("cannot make a client from KUBECONFIG")?;
+        let root = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
+        let root = root.canonicalize().context("the project's directory is gone")?;
+        Ok(Self { client, cluster, images: Images::from_env(), root })
+    }
+
+    /// Installs or upgrades the chart and waits until operator and agents are up. `values` are `key=value` pairs.
+    pub async fn install(&self, values: &[&str]) -> Result<()> {
+        let chart = self.root.join("charts/modelcache").display().to_string();
+        let mut arguments = vec![
+            "upgrade".to_owned(),
+            "--install".to_owned(),
+            RELEASE.to_owned(),
+            chart,
+            "--namespace".to_owned(),
+            SYSTEM.to_owned(),
+            "--create-namespace".to_owned(),
+            "--wait".to_owned(),
+            "--timeout".to_owned(),
+            "120s".to_owned(),
+        ];
+        let mut set = vec![
+            format!("image.registry={}", self.images.prefix),
+            format!("image.tag={}", self.images.tag),
+            "image.pullPolicy=IfNotPresent".to_owned(),
+        ];
+        set.extend(values.iter().map(|value| (*value).to_owned()));
+        for value in set {
+            arguments.push("--set".to_owned());
+            arguments.push(value);
+        }
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        self.helm(&arguments)?;
+        self.agents_ready(Duration::from_secs(120)).await
+    }
+
+    /// Runs helm; its output, or an error with what it said.
+    pub fn helm(&self, arguments: &[&str]) -> Result<String> {
+        Ok(self.cluster.helm(arguments)?)
+    }
+
+    /// Runs kubectl; its output, or an error with what it said.
+    pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+        Ok(self.cluster.kubectl(arguments)?)
+    }
+
+    /// Names of the nodes that are Ready and can run the agent, sorted.
+    pub async fn ready_nodes(&self) -> Result<Vec<String>> {
+        let nodes = Api::<Node>::all(self.client.clone()).list(&ListParams::default()).await?;
+        let mut names: Vec<String> = nodes
+            .iter()
+            .filter(|node| {
+                node.status.as_ref().and_then(|status| status.conditions.as_ref()).is_some_and(|conditions| {
+                    conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+                })
+            })
+            .map(ResourceExt::name_any)
+            .collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// Waits until an agent is ready on every ready node.
+    pub async fn agents_ready(&self, limit: Duration) -> Result<()> {
+        until("an agent on every node", limit, || async {
+            let nodes = self.ready_nodes().await?;
+            let pods = self.pods(SYSTEM, "app.kubernetes.io/component=agent").await?;
+            for node in &nodes {
+                let there = pods.iter().any(|pod| {
+                    pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref()) == Some(node) && is_ready(pod)
+                });
+                if !there {
+                    bail!("no ready agent on {node}");
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Pods of a namespace by label selector.
+    pub async fn pods(&self, namespace: &str, selector: &str) -> Result<Vec<Pod>> {
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+        Ok(api.list(&ListParams::default().labels(selector)).await?.items)
+    }
+
+    /// The agent's pod on a node.
+    pub async fn agent_pod(&self, node: &str) -> Result<Pod> {
+        let pods = self.pods(SYSTEM, "app.kubernetes.io/component=agent").await?;
+        pods.into_iter()
+            .find(|pod| pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == Some(node))
+            .with_context(|| format!("no agent on {node}"))
+    }
+
+    /// Makes a namespace if it is not there.
+    pub async fn namespace(&self, name: &str) -> Result<()> {
+        let api: Api<Namespace> = Api::all(self.client.clone());
+        let namespace = Namespace {
+            metadata: kube::core::ObjectMeta { name: Some(name.to_owned()), ..Default::default() },
+            ..Default::default()
+        };
+        match api.create(&PostParams::default(), &namespace).await {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Applies every document of a YAML text (server-side apply), as `kubectl apply` would.
+    pub async fn apply(&self, yaml: &str) -> Result<()> {
+        let discovery = Discovery::new(self.client.clone()).run().await?;
+        for document in yaml.split("\n---\n") {
+            if document.trim().is_empty() {
+                continue;
+            }
+            let object: DynamicObject = serde_norway::from_str(document).context("not a Kubernetes object")?;
+            let (api, name) = self.api_of(&discovery, &object)?;
+            api.patch(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&object))
+                .await
+                .with_context(|| format!("cannot apply {name}"))?;
+        }
+        Ok(())
+    }
+
+    /// Deletes every object of a YAML text and waits until it is gone.
+    pub async fn delete(&self, yaml: &str, limit: Duration) -> Result<()> {
+        let discovery = Discovery::new(self.client.clone()).run().await?;
+        for document in yaml.split("\n---\n") {
+            if document.trim().is_empty() {
+                continue;
+            }
+            let object: DynamicObject = serde_norway::from_str(document).context("not a Kubernetes object")?;
+            let (api, name) = self.api_of(&discovery, &object)?;
+            match api.delete(&name, &DeleteParams::default().grace_period(0)).await {
+                Ok(_) => {}
+                Err(kube::Error::Api(status)) if status.is_not_found() => continue,
+                Err(error) => return Err(error.into()),
+            }
+            until(format!("{name} to be gone"), limit, || async {
+                match api.get_opt(&name).await? {
+                    None => Ok(()),
+                    Some(_) => bail!("{name} is still there"),
+                }
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    fn api_of(&self, discovery: &Discovery, object: &DynamicObject) -> Result<(Api<DynamicObject>, String)> {
+        let types = object.types.as_ref().context("apiVersion and kind are missing")?;
+        let gvk = kube::core::GroupVersionKind::try_from(types)?;
+        let (resource, capabilities): (ApiResource, _) =
+            discovery.resolve_gvk(&gvk).with_context(|| format!("the cluster does not know {gvk:?}"))?;
+        let api = match (capabilities.scope, object.namespace()) {
+            (Scope::Namespaced, Some(namespace)) => Api::namespaced_with(self.client.clone(), &namespace, &resource),
+            (Scope::Namespaced, None) => bail!("{} has no namespace", object.name_any()),
+            (Scope::Cluster, _) => Api::all_with(self.client.clone(), &resource),
+        };
+        Ok((api, object.name_any()))
+    }
+}
+
+/// Whether a pod's Ready condition is true.
+#[must_use]
+pub fn is_ready(pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_none()
+        && pod.status.as_ref().and_then(|status| status.conditions.as_ref()).is_some_and(|conditions| {
+            conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+        })
+}

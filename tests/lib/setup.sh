@@ -52,3 +52,5 @@ build_programs() {
     || { printf '  FAILED, see %s\n' "$log"; tail -n 25 "$log"; return 1; }
   printf '%4d s\n' $((SECONDS - began))
 }
+
+need_packages() { "$root/tests/cluster/packages" || fail "cannot install the distribution's packages"; }

@@ -125,14 +125,15 @@ pub enum CoordinatorMessage {
         /// How to reach it.
         access: OriginAccess,
     },
-    /// Fetch this segment from the origin.
+    /// Fetch this segment from the origin. Answered by `Have` or `FetchFailed`; by `Have` at once when it is held already.
+    /// May be repeated for a fetch that is under way (after a `Track`): then there is nothing new to do.
     Fetch {
         /// Name of the `ModelSnapshot`.
         snapshot: String,
         /// Segment index.
         segment: u32,
     },
-    /// Take this segment from that node.
+    /// Take this segment from that node. Answered by `Have` or `TakeFailed`, otherwise like `Fetch`.
     Take {
         /// Name of the `ModelSnapshot`.
         snapshot: String,
@@ -145,7 +146,9 @@ pub enum CoordinatorMessage {
         /// Where that holder's uploader listens.
         address: SocketAddr,
     },
-    /// Throw these segments away unless their blobs are verified here: another node found that they are wrong.
+    /// Throw these segments away unless their blobs are verified here: another node found that they are wrong. Ends every
+    /// `Fetch` and `Take` of them without an answer. The agent says `Track` again when it is done, which tells what it
+    /// still holds; until then the coordinator asks nothing of it for these segments.
     Discard {
         /// Name of the `ModelSnapshot`.
         snapshot: String,

@@ -7,5 +7,8 @@
 //! the messages of [`coordination`].
 
 pub mod coordination;
+pub mod engine;
+pub mod metainfo;
+pub mod origin;
 pub mod segment;
 pub mod snapshot;

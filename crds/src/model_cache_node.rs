@@ -2,9 +2,11 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::model_cache::SourcePolicy;
+use crate::rules;
 
 /// What one node should hold. Bears the Node's name and is owned by it.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -14,15 +16,28 @@ use crate::model_cache::SourcePolicy;
     kind = "ModelCacheNode",
     plural = "modelcachenodes",
     shortname = "mcn",
+    category = "modelcache",
     status = "ModelCacheNodeStatus",
-    derive = "PartialEq"
+    derive = "PartialEq",
+    cel,
+    selectable = ".spec.nodeName",
+    validation = rules::node_name_is_own_name(),
+    doc = "What one node should hold (spec, written by the operator) and what it holds (status, written by that node's agent).",
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.ready", description = "Snapshots ready, of those that should be."),
+    printcolumn(name = "Free", type_ = "string", json_path = ".status.free", description = "What is free on the node's disk."),
+    printcolumn(name = "Agent", type_ = "string", json_path = ".status.agentVersion", description = "Version of the agent."),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Address", type_ = "string", json_path = ".status.peerAddress", description = "Where other agents reach this one.", priority = 1)
 )]
 #[serde(rename_all = "camelCase")]
 pub struct ModelCacheNodeSpec {
     /// Name of the Node.
+    #[schemars(length(max = rules::NAME_LENGTH))]
+    #[x_kube(validation = rules::node_name_immutable())]
     pub node_name: String,
     /// What it should hold.
     #[serde(default)]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub snapshots: Vec<NodeSnapshot>,
 }
 
@@ -36,6 +51,7 @@ pub struct NodeSnapshot {
     #[serde(default)]
     pub source: SourcePolicy,
     /// The models that it is; more than one where ModelCaches name the same snapshot.
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["cache".into(), "model".into()]))]
     pub models: Vec<NodeModel>,
 }
 
@@ -68,11 +84,15 @@ pub struct ModelCacheNodeStatus {
     /// What is free of it for the agent.
     #[serde(default)]
     pub free_bytes: i64,
+    /// The same for people, as `1.2 TB`.
+    #[serde(default)]
+    pub free: String,
     /// For people: snapshots ready, of those that should be, as `1/2`.
     #[serde(default)]
     pub ready: String,
     /// One entry a snapshot of the spec.
     #[serde(default)]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub snapshots: Vec<NodeSnapshotStatus>,
 }
 
@@ -84,6 +104,7 @@ pub struct NodeSnapshotStatus {
     pub name: String,
     /// The models under whose names it is published here.
     #[serde(default)]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["cache".into(), "model".into()]))]
     pub models: Vec<NodeModel>,
     /// Where it stands.
     pub phase: Phase,
@@ -114,7 +135,7 @@ pub struct NodeSnapshotStatus {
 }
 
 /// Where a snapshot stands on a node.
-#[derive(KubeSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Phase {
     /// Not begun.
     #[default]

@@ -3,6 +3,7 @@
 //! The only definition of the three types; the YAML in the chart and in `deploy/` is generated from it (`crdgen`).
 
 pub mod conditions;
+pub mod generate;
 pub mod model_cache;
 pub mod model_cache_node;
 pub mod model_snapshot;

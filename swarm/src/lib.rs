@@ -8,6 +8,7 @@
 
 pub mod coordination;
 pub mod engine;
+mod gate;
 pub mod metainfo;
 pub mod origin;
 pub mod segment;

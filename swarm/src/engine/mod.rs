@@ -1,15 +1,40 @@
 //! Segments between nodes: [`Engine`] takes them with librqbit, [`Uploader`] gives them.
+//!
+//! Every segment is a torrent of its own that is open only while it is taken. librqbit runs on a single-threaded
+//! runtime in a thread of its own (measured: half the processor time of the multi-threaded one, and its work never
+//! delays ours), without listener, DHT, local discovery or trackers: it dials the holder that the coordinator named
+//! and nobody else.
 
+mod storage;
+mod take;
 mod uploader;
+mod wire;
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::Duration;
 
+use librqbit::{ConnectionOptions, PeerConnectionOptions, Session, SessionOptions};
 use thiserror::Error;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 
+use crate::gate::{CloseOnDrop, Gate};
+use crate::metainfo;
 use crate::segment::{PieceHashes, SegmentIo};
 
+use storage::{BLOCK_BYTES, Pool, Transfer};
+
 pub use uploader::{OnSent, SegmentSource, Served, Uploader, UploaderError};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Above librqbit's keep-alive interval of 120 s, which it cannot be told to shorten; silence is noticed by [`take`].
+const READ_WRITE_TIMEOUT: Duration = Duration::from_secs(150);
+/// Blocks asked for ahead: 4 MiB, a millisecond at 32 Gbit/s, and with 16 segments at once still bounded memory.
+const REQUEST_WINDOW: usize = 256;
 
 /// One segment to take from one holder.
 #[derive(Clone)]
@@ -30,12 +55,46 @@ pub struct Take {
     pub io: Arc<dyn SegmentIo>,
 }
 
+impl Take {
+    /// Name of the segment in messages and of its torrent.
+    fn name(&self) -> String {
+        format!("{}.{}", self.snapshot, self.index)
+    }
+
+    fn invalid(&self, message: &str) -> TakeError {
+        TakeError::Invalid {
+            segment: self.name(),
+            message: message.to_owned(),
+        }
+    }
+
+    /// Piece hashes come from another node by way of the coordinator: they must fit the plan that we made ourselves.
+    fn check(&self) -> Result<(), TakeError> {
+        if self.len == 0 || self.len != self.io.size() {
+            return Err(self.invalid("its length is not that of the plan"));
+        }
+        if !self.piece_bytes.is_power_of_two() || (self.piece_bytes as usize) < BLOCK_BYTES {
+            return Err(self.invalid("its piece length is not a power of two of at least 16 KiB"));
+        }
+        if self.pieces.as_slice().len() as u64 != metainfo::piece_count(self.len, self.piece_bytes)
+        {
+            return Err(self.invalid("the number of piece hashes does not fit its length"));
+        }
+        Ok(())
+    }
+}
+
 /// Why the engine does not start.
 #[derive(Debug, Error)]
 pub enum EngineError {
-    /// Threads or sockets could not be had.
-    #[error("cannot start the BitTorrent engine: {0}")]
-    Start(String),
+    /// The thread or its runtime could not be had.
+    #[error("cannot start the BitTorrent engine's thread: {0}")]
+    Thread(#[from] std::io::Error),
+    /// librqbit refused to start.
+    #[error(
+        "cannot start the BitTorrent engine: {0} (it also wants the system's CA certificates to be installed)"
+    )]
+    Session(String),
 }
 
 /// Why a segment was not taken.
@@ -65,7 +124,7 @@ pub enum TakeError {
     },
     /// The holder is connected but sends nothing, or next to nothing.
     #[error(
-        "{holder} is silent or too slow, with {received} of {len} bytes of segment {segment} after {seconds} s"
+        "{holder} is silent or too slow: {received} of {len} bytes of segment {segment} after {seconds} s"
     )]
     Stalled {
         /// Name of the segment.
@@ -107,23 +166,159 @@ pub enum TakeError {
     },
 }
 
-/// The receiving side: one librqbit session in a thread of its own.
+/// The receiving side: one librqbit session in a thread of its own. Clones share it.
 #[derive(Clone)]
-pub struct Engine {}
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    runtime: Handle,
+    session: Arc<Session>,
+    pool: Arc<Pool>,
+    /// One lock for each segment that is being taken: librqbit knows a torrent only once.
+    turns: Mutex<HashMap<[u8; 20], Arc<tokio::sync::Mutex<()>>>>,
+    /// Dropping it ends the thread.
+    _stop: oneshot::Sender<()>,
+}
 
 impl Engine {
-    /// Starts the thread. It ends when the last clone is dropped.
+    /// Starts the thread. It ends when the last clone is dropped. Blocks for some milliseconds.
     pub fn start() -> Result<Self, EngineError> {
-        Ok(Self {})
+        let (stop, stopped) = oneshot::channel();
+        let (ready, started) = mpsc::channel();
+        std::thread::Builder::new()
+            .name("engine".to_owned())
+            .spawn(move || run_thread(&ready, stopped))?;
+        let (runtime, session) = started
+            .recv()
+            .map_err(|_| EngineError::Session("its thread ended".to_owned()))??;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                runtime,
+                session,
+                pool: Arc::default(),
+                turns: Mutex::default(),
+                _stop: stop,
+            }),
+        })
     }
 
-    /// Takes one segment; `on_bytes` is called with the bytes of each piece whose hash matched. Dropping the future
-    /// cancels: nothing is written to `io` afterwards.
+    /// Takes one segment; `on_bytes` is called with the bytes of each piece that matched its hash and is written.
+    ///
+    /// Dropping the future cancels: nothing is written to the segment afterwards. The same segment may be asked for
+    /// again at once, from another holder too.
     pub async fn take(
         &self,
-        _request: Take,
-        _on_bytes: impl Fn(u64) + Send + Sync + 'static,
+        request: Take,
+        on_bytes: impl Fn(u64) + Send + Sync + 'static,
     ) -> Result<(), TakeError> {
-        todo!()
+        request.check()?;
+        let segment = request.name();
+        let gate = Gate::new(request.io.clone());
+        let _close = CloseOnDrop(gate.clone());
+        let cancel = CancellationToken::new();
+        let _cancel = cancel.clone().drop_guard();
+        let (results, pieces) = tokio::sync::mpsc::unbounded_channel();
+        let transfer = Transfer::new(
+            request.len,
+            request.piece_bytes,
+            gate,
+            self.inner.pool.clone(),
+            results,
+        );
+        let work = take::Work {
+            session: self.inner.session.clone(),
+            turn: self.turn(&request),
+            request,
+            transfer,
+            pieces,
+            cancel,
+        };
+        self.inner
+            .runtime
+            .spawn(work.run(on_bytes))
+            .await
+            .unwrap_or_else(|error| {
+                Err(TakeError::Engine {
+                    segment,
+                    message: error.to_string(),
+                })
+            })
+    }
+
+    /// The lock that orders takes of the same segment.
+    fn turn(&self, request: &Take) -> Arc<tokio::sync::Mutex<()>> {
+        let hash = metainfo::info_hash(
+            &request.snapshot,
+            request.index,
+            request.len,
+            request.piece_bytes,
+            &request.pieces,
+        );
+        let mut turns = self
+            .inner
+            .turns
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+        turns.entry(hash).or_default().clone()
     }
 }
+
+/// The engine's thread: sends the session, or why there is none, and drives it until nobody wants it any more.
+fn run_thread(
+    ready: &mpsc::Sender<Result<(Handle, Arc<Session>), EngineError>>,
+    stopped: oneshot::Receiver<()>,
+) {
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let _ = ready.send(Err(error.into()));
+            return;
+        }
+    };
+    runtime.block_on(async {
+        match Session::new_with_opts(PathBuf::new(), session_options()).await {
+            Ok(session) => {
+                let token = session.cancellation_token().clone();
+                let _ = ready.send(Ok((Handle::current(), session)));
+                // An error too: it means that the other end was dropped.
+                let _ = stopped.await;
+                token.cancel();
+            }
+            Err(error) => {
+                let _ = ready.send(Err(EngineError::Session(format!("{error:#}"))));
+            }
+        }
+    });
+}
+
+/// A session that talks to nobody but the peers it is given.
+fn session_options() -> SessionOptions {
+    SessionOptions {
+        dht: None,
+        disable_trackers: true,
+        disable_local_service_discovery: true,
+        persistence: None,
+        listen: None,
+        connect: Some(ConnectionOptions {
+            peer_opts: Some(PeerConnectionOptions {
+                connect_timeout: Some(CONNECT_TIMEOUT),
+                read_write_timeout: Some(READ_WRITE_TIMEOUT),
+                max_request_window: Some(REQUEST_WINDOW),
+                ..PeerConnectionOptions::default()
+            }),
+            ..ConnectionOptions::default()
+        }),
+        // The check is void (see the storage), so there is no reason to queue for it.
+        concurrent_init_limit: Some(64),
+        ..SessionOptions::default()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,237 @@
+//! The few messages of BEP 3 that a holder needs, as pure functions over untrusted bytes.
+
+use thiserror::Error;
+
+/// Length of a handshake in bytes.
+pub(super) const HANDSHAKE_BYTES: usize = 68;
+/// Longest block that may be asked for at once.
+pub(super) const MAX_BLOCK_BYTES: u32 = 128 << 10;
+/// Longest message that is taken in; those we know are far shorter, foreign extended handshakes stay below it.
+const MAX_MESSAGE_BYTES: usize = 64 << 10;
+
+const PROTOCOL: &[u8; 20] = b"\x13BitTorrent protocol";
+
+const UNCHOKE: u8 = 1;
+const BITFIELD: u8 = 5;
+const REQUEST: u8 = 6;
+const PIECE: u8 = 7;
+
+/// Why a connection is closed.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub(super) enum WireError {
+    #[error("not a BitTorrent handshake")]
+    Handshake,
+    #[error("message of {0} bytes")]
+    TooLong(usize),
+    #[error("request of {0} bytes")]
+    RequestLength(usize),
+    #[error("request outside of the segment")]
+    OutOfBounds,
+}
+
+/// One block of one piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Request {
+    pub(super) piece: u32,
+    pub(super) begin: u32,
+    pub(super) len: u32,
+}
+
+/// What a receiver says, as far as a holder cares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Message {
+    Request(Request),
+    /// Interest, what the receiver has, keep-alives, extensions: nothing that a holder of everything acts upon.
+    Other,
+}
+
+/// The info hash that a handshake asks for.
+pub(super) fn parse_handshake(bytes: &[u8; HANDSHAKE_BYTES]) -> Result<[u8; 20], WireError> {
+    if !bytes.starts_with(PROTOCOL) {
+        return Err(WireError::Handshake);
+    }
+    let mut info_hash = [0; 20];
+    info_hash.copy_from_slice(&bytes[28..48]);
+    Ok(info_hash)
+}
+
+/// Our handshake. No extension bit is set: both ends know the metadata, and peers come from the coordinator only.
+pub(super) fn handshake(info_hash: &[u8; 20], peer_id: &[u8; 20]) -> Vec<u8> {
+    [&PROTOCOL[..], &[0; 8], info_hash, peer_id].concat()
+}
+
+/// "I have every piece" and "ask what you like", the two messages after the handshake.
+pub(super) fn greeting(pieces: u32) -> Vec<u8> {
+    let mut bits = vec![0xff_u8; pieces.div_ceil(8) as usize];
+    if let Some(last) = bits.last_mut() {
+        *last <<= (8 - pieces % 8) % 8;
+    }
+    let len = u32::try_from(bits.len() + 1).unwrap_or(u32::MAX);
+    [
+        &len.to_be_bytes()[..],
+        &[BITFIELD],
+        &bits,
+        &[0, 0, 0, 1, UNCHOKE],
+    ]
+    .concat()
+}
+
+/// The first message in `bytes` and how many bytes it took; `None` when it is not complete yet.
+pub(super) fn parse(bytes: &[u8]) -> Result<Option<(Message, usize)>, WireError> {
+    let Some((prefix, rest)) = bytes.split_first_chunk::<4>() else {
+        return Ok(None);
+    };
+    let len = u32::from_be_bytes(*prefix) as usize;
+    if len > MAX_MESSAGE_BYTES {
+        return Err(WireError::TooLong(len));
+    }
+    if let Some(&REQUEST) = rest.first()
+        && len != 13
+        && len > 0
+    {
+        return Err(WireError::RequestLength(len));
+    }
+    let Some(body) = rest.get(..len) else {
+        return Ok(None);
+    };
+    let message = match body {
+        [REQUEST, numbers @ ..] => {
+            let (words, _) = numbers.as_chunks::<4>();
+            match words {
+                [piece, begin, len] => Message::Request(Request {
+                    piece: u32::from_be_bytes(*piece),
+                    begin: u32::from_be_bytes(*begin),
+                    len: u32::from_be_bytes(*len),
+                }),
+                _ => return Err(WireError::RequestLength(body.len())),
+            }
+        }
+        _ => Message::Other,
+    };
+    Ok(Some((message, 4 + len)))
+}
+
+/// Where in the segment a request's bytes lie, if all of them do.
+pub(super) fn locate(
+    request: Request,
+    segment_len: u64,
+    piece_bytes: u32,
+) -> Result<u64, WireError> {
+    let within_piece = u64::from(request.begin) + u64::from(request.len);
+    let offset = u64::from(request.piece) * u64::from(piece_bytes) + u64::from(request.begin);
+    let inside = request.len > 0
+        && request.len <= MAX_BLOCK_BYTES
+        && within_piece <= u64::from(piece_bytes)
+        && offset + u64::from(request.len) <= segment_len;
+    if inside {
+        Ok(offset)
+    } else {
+        Err(WireError::OutOfBounds)
+    }
+}
+
+/// What stands before the bytes of a block.
+pub(super) fn piece_header(request: Request) -> [u8; 13] {
+    let mut header = [0; 13];
+    // Nine bytes of header count into the length; a request is never longer than MAX_BLOCK_BYTES.
+    header[..4].copy_from_slice(&(request.len + 9).to_be_bytes());
+    header[4] = PIECE;
+    header[5..9].copy_from_slice(&request.piece.to_be_bytes());
+    header[9..].copy_from_slice(&request.begin.to_be_bytes());
+    header
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn encode(request: Request) -> Vec<u8> {
+        let mut bytes = vec![0, 0, 0, 13, REQUEST];
+        for word in [request.piece, request.begin, request.len] {
+            bytes.extend_from_slice(&word.to_be_bytes());
+        }
+        bytes
+    }
+
+    #[test]
+    fn the_bitfield_has_one_bit_a_piece() {
+        assert_eq!(greeting(1), [0, 0, 0, 2, 5, 0x80, 0, 0, 0, 1, 1]);
+        assert_eq!(greeting(8), [0, 0, 0, 2, 5, 0xff, 0, 0, 0, 1, 1]);
+        assert_eq!(greeting(9), [0, 0, 0, 3, 5, 0xff, 0x80, 0, 0, 0, 1, 1]);
+    }
+
+    #[test]
+    fn other_messages_are_passed_over() {
+        for bytes in [
+            &[0, 0, 0, 0][..],
+            &[0, 0, 0, 1, 2],
+            &[0, 0, 0, 3, 20, 0, b'd'],
+            &[0, 0, 0, 5, 4, 0, 0, 0, 1],
+        ] {
+            assert_eq!(parse(bytes), Ok(Some((Message::Other, bytes.len()))));
+        }
+    }
+
+    #[test]
+    fn a_handshake_of_another_protocol_is_refused() {
+        let mut bytes = [0; HANDSHAKE_BYTES];
+        bytes.copy_from_slice(&handshake(&[7; 20], &[8; 20]));
+        assert_eq!(parse_handshake(&bytes), Ok([7; 20]));
+        bytes[3] ^= 1;
+        assert_eq!(parse_handshake(&bytes), Err(WireError::Handshake));
+    }
+
+    proptest! {
+        #[test]
+        fn requests_survive_the_wire(piece: u32, begin: u32, len: u32, rest in prop::collection::vec(any::<u8>(), 0..20)) {
+            let request = Request { piece, begin, len };
+            let mut bytes = encode(request);
+            let whole = bytes.len();
+            for cut in 0..whole {
+                prop_assert_eq!(parse(&bytes[..cut]), Ok(None));
+            }
+            bytes.extend(rest);
+            prop_assert_eq!(parse(&bytes), Ok(Some((Message::Request(request), whole))));
+        }
+
+        /// Never a panic, and never more taken than there is.
+        #[test]
+        fn anything_may_arrive(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            if let Ok(Some((_, taken))) = parse(&bytes) {
+                prop_assert!(taken >= 4 && taken <= bytes.len());
+            }
+        }
+
+        /// The same for frames that are nearly right, which random bytes hardly ever are.
+        #[test]
+        fn near_misses_may_arrive(len in 0_u32..40, id in 0_u8..25, body in prop::collection::vec(any::<u8>(), 0..40)) {
+            let bytes = [&len.to_be_bytes()[..], &[id], &body].concat();
+            match parse(&bytes) {
+                Ok(Some((_, taken))) => prop_assert!(taken <= bytes.len()),
+                Ok(None) => prop_assert!(bytes.len() < 4 + len as usize),
+                Err(error) => prop_assert_eq!(error, WireError::RequestLength(len as usize)),
+            }
+        }
+
+        #[test]
+        fn nothing_outside_of_the_segment_is_located(
+            piece in 0_u32..12, begin in 0_u32..70_000, len: u32, segment in 1_u64..400_000, shift in 14_u32..17,
+        ) {
+            let piece_bytes = 1 << shift;
+            for len in [len, len % 70_000] {
+                if let Ok(offset) = locate(Request { piece, begin, len }, segment, piece_bytes) {
+                    prop_assert!(offset + u64::from(len) <= segment);
+                    prop_assert_eq!(offset / u64::from(piece_bytes), u64::from(piece));
+                    prop_assert_eq!((offset + u64::from(len) - 1) / u64::from(piece_bytes), u64::from(piece));
+                }
+            }
+        }
+
+        #[test]
+        fn huge_numbers_do_not_overflow(piece: u32, begin: u32, len: u32, segment: u64, piece_bytes: u32) {
+            let _ = locate(Request { piece, begin, len }, segment, piece_bytes);
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! The decision who fetches and who takes what: a state machine without clocks and sockets.
+//!
+//! Everything that happens is a call with the time in milliseconds; every call gives the orders to send. What the rules
+//! are for:
+//! * The hub sends each byte once: a segment that nobody holds is given to exactly one node to fetch ([`give`]).
+//! * Copies double: what somebody holds is taken from the least loaded holder, few at a time from each, the rarest
+//!   segments first; a segment with one holder goes to one node first, which then serves it too.
+//! * Nothing waits for one node: every order that failed is given anew, elsewhere if possible ([`reports`]).
+//!
+//! [`ledger`] keeps the books: who holds, wants and was given what, with the sets of segments that make each decision
+//! cheap. No order depends on an earlier call having been remembered by an agent: after `Hello` and `Track` it starts
+//! from nothing.
+
+mod backoff;
+mod bits;
+mod expire;
+mod give;
+mod ledger;
+mod reports;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use modelcache_swarm::coordination::{AgentMessage, CoordinatorMessage, OriginAccess};
+
+use self::ledger::{Config, Ledger};
+use self::reports::Early;
+
+/// Orders to send: node name and message, in order.
+pub type Outgoing = Vec<(String, CoordinatorMessage)>;
+
+/// Where the nodes get a snapshot from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SourcePolicy {
+    /// From other nodes what any of them holds, the rest from the hub.
+    #[default]
+    PeersFirst,
+    /// From other nodes only; what none of them holds is waited for.
+    PeersOnly,
+    /// Every node from the hub by itself.
+    OriginOnly,
+}
+
+/// A snapshot that the cluster wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CoordinatedSnapshot {
+    /// Name of the `ModelSnapshot`.
+    pub name: String,
+    /// Number of segments of its plan.
+    pub segments: u32,
+    /// Where nodes get it from.
+    pub policy: SourcePolicy,
+    /// How to reach its hub.
+    pub access: OriginAccess,
+}
+
+/// Limits and times of the schedule; times in milliseconds.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Fetches from the hub that one node has under way.
+    pub fetches_per_node: u32,
+    /// Fetches from the hub under way in the whole cluster.
+    pub fetches: u32,
+    /// Segments that one node takes from others at once.
+    pub takes_per_node: u32,
+    /// Nodes that take one segment from one holder at once.
+    pub uploads_per_segment: usize,
+    /// Segments that one holder gives to others at once.
+    pub uploads_per_node: u32,
+    /// Segments that a holder, while nobody else holds them, gives away at once: too many together, and none of them
+    /// gets a second holder soon.
+    pub first_copies_per_node: usize,
+    /// A take that runs longer than this no longer keeps others from the only holder of its segment.
+    pub slow_take: u64,
+    /// How long what a node held is not fetched anew after its connection broke, or after the start of the
+    /// coordinator, because the agents that hold it are about to come back. Longer than an agent's longest wait
+    /// between two tries to connect.
+    pub grace: u64,
+    /// An order without any answer for so long is given anew.
+    pub lease: u64,
+    /// How long an agent may take to answer `Discard`.
+    pub discard: u64,
+    /// First and longest wait after failures of the hub.
+    pub origin_backoff: (u64, u64),
+    /// First and longest time during which a node is not sent to a holder again after a failed take of a segment.
+    pub avoid: (u64, u64),
+    /// First and longest wait before segments of a blob with a wrong hash are fetched anew.
+    pub corrupt_backoff: (u64, u64),
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            fetches_per_node: 2,
+            fetches: 16,
+            takes_per_node: 8,
+            uploads_per_segment: 2,
+            uploads_per_node: 16,
+            first_copies_per_node: 4,
+            slow_take: 10_000,
+            grace: 6_000,
+            lease: 600_000,
+            discard: 30_000,
+            origin_backoff: (1_000, 300_000),
+            avoid: (10_000, 300_000),
+            corrupt_backoff: (5_000, 300_000),
+        }
+    }
+}
+
+/// The state machine.
+#[derive(Debug)]
+pub struct Schedule {
+    ledger: Ledger,
+    /// What agents said of snapshots that are not known yet.
+    early: BTreeMap<String, Early>,
+}
+
+impl Schedule {
+    /// Nothing known yet.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            ledger: Ledger::new(settings),
+            early: BTreeMap::new(),
+        }
+    }
+
+    /// An agent said `Hello`. If it was connected, that connection counts as gone.
+    pub fn agent_connected(&mut self, node: &str, peer_address: SocketAddr, now: u64) -> Outgoing {
+        self.forget(node, now);
+        self.ledger.connect(node, peer_address);
+        self.decide(now)
+    }
+
+    /// An agent's connection ended.
+    pub fn agent_gone(&mut self, node: &str, now: u64) -> Outgoing {
+        self.forget(node, now);
+        self.decide(now)
+    }
+
+    fn forget(&mut self, node: &str, now: u64) {
+        if let Some(id) = self.ledger.connected(node) {
+            self.ledger.disconnect(id, now);
+            self.early.retain(|_, early| {
+                early.remove(&id);
+                !early.is_empty()
+            });
+        }
+    }
+
+    /// An agent reports something.
+    pub fn message(&mut self, node: &str, message: AgentMessage, now: u64) -> Outgoing {
+        if let Some(id) = self.ledger.connected(node) {
+            self.report(id, message, now);
+        }
+        self.decide(now)
+    }
+
+    /// The snapshots that the cluster wants, the most urgent first; replaces the list given before.
+    pub fn set_snapshots(&mut self, snapshots: Vec<CoordinatedSnapshot>, now: u64) -> Outgoing {
+        let names: Vec<String> = snapshots.iter().map(|one| one.name.clone()).collect();
+        for snapshot in snapshots {
+            let CoordinatedSnapshot {
+                name,
+                segments,
+                policy,
+                access,
+            } = snapshot;
+            let endpoint = self.ledger.endpoint(&access.endpoint);
+            let config = Config {
+                policy,
+                access,
+                endpoint,
+            };
+            let snap = self.ledger.configure(&name, segments, config);
+            for (node, track) in self.early.remove(&name).unwrap_or_default() {
+                self.track(node, snap, track.segments, track.held.into_values(), now);
+            }
+        }
+        self.ledger.order(&names);
+        self.decide(now)
+    }
+
+    /// Time passed. To be called a few times a second.
+    pub fn tick(&mut self, now: u64) -> Outgoing {
+        self.ledger.expire(now);
+        self.decide(now)
+    }
+
+    fn decide(&mut self, now: u64) -> Outgoing {
+        self.ledger.give(now);
+        std::mem::take(&mut self.ledger.outgoing)
+    }
+}

@@ -1,0 +1,488 @@
+//! What agents report, and what it changes.
+
+use std::collections::BTreeMap;
+
+use modelcache_swarm::coordination::{AgentMessage, CoordinatorMessage, Held};
+
+use super::bits::Bits;
+use super::ledger::{Discarding, Lease, Ledger, NodeId, SnapId};
+use super::{Schedule, SourcePolicy};
+
+/// Snapshots that one agent may track; more is a mistake and would only fill our memory.
+const TRACKED: usize = 4096;
+
+/// Longest wait that a hub can ask for, in milliseconds.
+const LONGEST_RETRY_AFTER: u64 = 3_600_000;
+
+/// What agents said of one snapshot before the coordinator was told that the cluster wants it.
+pub(super) type Early = BTreeMap<NodeId, EarlyTrack>;
+
+/// A `Track` kept up to date until it can be entered.
+#[derive(Debug)]
+pub(super) struct EarlyTrack {
+    pub(super) segments: u32,
+    pub(super) held: BTreeMap<u32, Held>,
+}
+
+impl Schedule {
+    pub(super) fn report(&mut self, node: NodeId, message: AgentMessage, now: u64) {
+        let Some(name) = snapshot_of(&message) else {
+            return;
+        };
+        let Some(id) = self.ledger.snap(name) else {
+            self.report_early(node, message);
+            return;
+        };
+        match message {
+            AgentMessage::Hello { .. } => {}
+            AgentMessage::Track { segments, held, .. } => {
+                self.track(node, id, segments, held.into_iter(), now);
+            }
+            AgentMessage::Untrack { .. } => {
+                self.ledger.leave(node, id);
+            }
+            AgentMessage::Have { held, .. } => self.ledger.have(node, id, held),
+            AgentMessage::Verified { segments, .. } => self.ledger.verified(node, id, &segments),
+            AgentMessage::FetchFailed {
+                segment,
+                rate_limited,
+                retry_after_seconds,
+                ..
+            } => {
+                let retry_after = u64::from(retry_after_seconds.unwrap_or(0)) * 1000;
+                let retry_after = retry_after.min(LONGEST_RETRY_AFTER);
+                self.ledger
+                    .fetch_failed(node, id, segment, rate_limited, retry_after, now);
+            }
+            AgentMessage::TakeFailed {
+                segment, holder, ..
+            } => self.ledger.take_failed(node, id, segment, &holder, now),
+            AgentMessage::Corrupt { segments, .. } => self.ledger.corrupt(node, id, &segments, now),
+        }
+    }
+
+    fn report_early(&mut self, node: NodeId, message: AgentMessage) {
+        match message {
+            AgentMessage::Track {
+                snapshot,
+                segments,
+                held,
+            } => {
+                if self.early.len() >= TRACKED && !self.early.contains_key(&snapshot) {
+                    tracing::warn!(
+                        snapshot,
+                        "too many unknown snapshots are tracked: one is ignored"
+                    );
+                    return;
+                }
+                let held = held.into_iter().map(|held| (held.segment, held)).collect();
+                let early = self.early.entry(snapshot).or_default();
+                early.insert(node, EarlyTrack { segments, held });
+            }
+            AgentMessage::Untrack { snapshot } => {
+                if let Some(early) = self.early.get_mut(&snapshot) {
+                    early.remove(&node);
+                    if early.is_empty() {
+                        self.early.remove(&snapshot);
+                    }
+                }
+            }
+            AgentMessage::Have { snapshot, held } => {
+                if let Some(track) = self.early_track(node, &snapshot)
+                    && held.segment < track.segments
+                {
+                    track.held.insert(held.segment, held);
+                }
+            }
+            AgentMessage::Verified { snapshot, segments } => {
+                if let Some(track) = self.early_track(node, &snapshot) {
+                    for index in segments {
+                        if let Some(held) = track.held.get_mut(&index) {
+                            held.verified = true;
+                        }
+                    }
+                }
+            }
+            AgentMessage::Corrupt {
+                snapshot, segments, ..
+            } => {
+                if let Some(track) = self.early_track(node, &snapshot) {
+                    for index in segments {
+                        track.held.remove(&index);
+                    }
+                }
+            }
+            // No order was given, so none can have failed.
+            AgentMessage::Hello { .. }
+            | AgentMessage::FetchFailed { .. }
+            | AgentMessage::TakeFailed { .. } => {}
+        }
+    }
+
+    fn early_track(&mut self, node: NodeId, snapshot: &str) -> Option<&mut EarlyTrack> {
+        self.early.get_mut(snapshot)?.get_mut(&node)
+    }
+
+    /// Enters what a node holds of a snapshot; it wants the rest.
+    pub(super) fn track(
+        &mut self,
+        node: NodeId,
+        id: SnapId,
+        segments: u32,
+        held: impl Iterator<Item = Held>,
+        now: u64,
+    ) {
+        let ledger = &mut self.ledger;
+        let snap = &mut ledger.snaps[id];
+        if segments != snap.size {
+            tracing::warn!(
+                node = ledger.nodes[node].name,
+                snapshot = snap.name,
+                theirs = segments,
+                ours = snap.size,
+                "an agent cuts a snapshot into another number of segments and is left out: install the same version everywhere"
+            );
+            ledger.leave(node, id);
+            return;
+        }
+        let held: BTreeMap<u32, Held> = held
+            .filter(|held| held.segment < segments)
+            .map(|held| (held.segment, held))
+            .collect();
+        snap.release(|hold| hold.node == Some(node));
+        if snap.members.contains_key(&node) {
+            ledger.drop_all_but(node, id, &held);
+        } else {
+            if ledger.nodes[node].snaps.len() >= TRACKED {
+                return;
+            }
+            ledger.join(node, id);
+        }
+        for held in held.into_values() {
+            ledger.have(node, id, held);
+        }
+        ledger.repeat_orders(node, id, now);
+        ledger.dirty.takers.insert(node);
+        ledger.dirty.fetches = true;
+    }
+}
+
+fn snapshot_of(message: &AgentMessage) -> Option<&str> {
+    match message {
+        AgentMessage::Hello { .. } => None,
+        AgentMessage::Track { snapshot, .. }
+        | AgentMessage::Untrack { snapshot }
+        | AgentMessage::Have { snapshot, .. }
+        | AgentMessage::Verified { snapshot, .. }
+        | AgentMessage::FetchFailed { snapshot, .. }
+        | AgentMessage::TakeFailed { snapshot, .. }
+        | AgentMessage::Corrupt { snapshot, .. } => Some(snapshot),
+    }
+}
+
+impl Ledger {
+    /// Enters that a node holds nothing but `held` and has answered what it was to discard.
+    fn drop_all_but(&mut self, node: NodeId, id: SnapId, held: &BTreeMap<u32, Held>) {
+        self.end_discard(node, id);
+        let Some(member) = self.snaps[id].members.get(&node) else {
+            return;
+        };
+        let gone: Vec<u32> = member
+            .held
+            .iter()
+            .filter(|index| !held.contains_key(index))
+            .collect();
+        for index in gone {
+            self.remove_holder(node, id, index);
+        }
+    }
+
+    /// Makes a node want again what it was to discard.
+    pub(super) fn end_discard(&mut self, node: NodeId, id: SnapId) {
+        let snap = &mut self.snaps[id];
+        let Some(member) = snap.members.get_mut(&node) else {
+            return;
+        };
+        if let Some(discarding) = member.discarding.take() {
+            for index in discarding.segments.iter() {
+                snap.want(node, index);
+            }
+            self.dirty.takers.insert(node);
+            self.dirty.fetches = true;
+        }
+    }
+
+    /// Gives a node again the orders that are still open: it may have dropped them.
+    fn repeat_orders(&mut self, node: NodeId, id: SnapId, _now: u64) {
+        let Some(member) = self.snaps[id].members.get(&node) else {
+            return;
+        };
+        let open: Vec<(u32, Lease)> = member.open.iter().map(|(i, lease)| (*i, *lease)).collect();
+        for (index, lease) in open {
+            let repeated = match lease {
+                Lease::Fetch { .. } => {
+                    self.send_fetch(node, id, index);
+                    true
+                }
+                Lease::Take { holder, .. } => self.send_take(node, id, index, holder),
+            };
+            if !repeated {
+                self.close(node, id, index);
+            }
+        }
+    }
+
+    fn have(&mut self, node: NodeId, id: SnapId, held: Held) {
+        let index = held.segment;
+        let snap = &mut self.snaps[id];
+        let Some(member) = snap.members.get(&node) else {
+            return;
+        };
+        let discarding = member.discarding.as_ref();
+        if index >= snap.size || discarding.is_some_and(|one| one.segments.has(index)) {
+            // The agent said this before it read that it is to throw the segment away.
+            return;
+        }
+        let lease = self.close(node, id, index);
+        let snap = &mut self.snaps[id];
+        if let Some(member) = snap.members.get_mut(&node) {
+            match lease {
+                Some(Lease::Fetch { given, endpoint }) => {
+                    member.backoff.succeed(given);
+                    snap.backoff.succeed(given);
+                    snap.failed = Default::default();
+                    snap.troubles.remove(&index);
+                    self.endpoints[endpoint].backoff.succeed(given);
+                }
+                Some(Lease::Take { holder, .. }) => {
+                    member.avoid.remove(&(index, holder));
+                    member.taken_from.insert(index, holder);
+                    snap.strikes.remove(&(index, holder));
+                }
+                None => {}
+            }
+        }
+        let verified = held.verified;
+        self.add_holder(node, id, index, held.pieces, verified);
+        if verified {
+            self.verified(node, id, &[index]);
+        }
+    }
+
+    fn verified(&mut self, node: NodeId, id: SnapId, segments: &[u32]) {
+        let snap = &mut self.snaps[id];
+        let Some(member) = snap.members.get_mut(&node) else {
+            return;
+        };
+        for index in segments.iter().copied().filter(|index| *index < snap.size) {
+            let mut holders = snap.segments[index as usize].holders.iter_mut();
+            if let Some(holder) = holders.find(|holder| holder.node == node) {
+                holder.verified = true;
+                member.taken_from.remove(&index);
+                member.corrupt.remove(&index);
+                snap.corrupt.set(index, false);
+            }
+        }
+        if snap.corrupt_backoff.failing() && snap.corrupt.is_empty() {
+            snap.corrupt_backoff = Default::default();
+        }
+    }
+
+    fn fetch_failed(
+        &mut self,
+        node: NodeId,
+        id: SnapId,
+        index: u32,
+        rate_limited: bool,
+        retry_after: u64,
+        now: u64,
+    ) {
+        let waits = self.settings.origin_backoff;
+        let fetching = self.snaps[id]
+            .members
+            .get(&node)
+            .and_then(|member| member.open.get(&index));
+        let Some(&Lease::Fetch { given, endpoint }) = fetching else {
+            return;
+        };
+        self.close(node, id, index);
+        if rate_limited {
+            let backoff = &mut self.endpoints[endpoint].backoff;
+            return backoff.fail(now, given, waits, retry_after);
+        }
+        let snap = &mut self.snaps[id];
+        if let Some(member) = snap.members.get_mut(&node) {
+            member.backoff.fail(now, given, waits, retry_after);
+        }
+        // Another node may have more luck at once; but what several failed at, waits.
+        let trouble = snap.troubles.entry(index).or_default();
+        let again = trouble.failing();
+        trouble.fail(now, given, waits, 0);
+        if again {
+            let until = trouble.until();
+            let mut segment = Bits::empty(snap.size);
+            segment.set(index, true);
+            snap.hold_back(segment, until, None);
+        }
+        snap.failed.0.insert(node);
+        snap.failed.1.insert(index);
+        let everywhere = snap.failed.0.len() > 1 && snap.failed.1.len() > 1;
+        if everywhere || retry_after > 0 || snap.backoff.failing() {
+            snap.backoff.fail(now, given, waits, retry_after);
+        }
+    }
+
+    fn take_failed(&mut self, node: NodeId, id: SnapId, index: u32, holder: &str, now: u64) {
+        let Some(holder) = self.nodes.iter().position(|one| one.name == holder) else {
+            return;
+        };
+        let snap = &self.snaps[id];
+        let Some(member) = snap.members.get(&node).filter(|_| index < snap.size) else {
+            return;
+        };
+        if matches!(member.open.get(&index), Some(Lease::Take { holder: from, .. }) if *from == holder)
+        {
+            self.close(node, id, index);
+        }
+        self.strike(node, id, index, holder, now);
+    }
+
+    /// Keeps a node away from a holder of a segment for a while; without another holder it may go to the hub.
+    pub(super) fn strike(
+        &mut self,
+        node: NodeId,
+        id: SnapId,
+        index: u32,
+        holder: NodeId,
+        now: u64,
+    ) {
+        let snap = &mut self.snaps[id];
+        if let Some(member) = snap.members.get_mut(&node) {
+            let avoid = member.avoid.entry((index, holder)).or_default();
+            avoid.fail(now, now, self.settings.avoid, 0);
+            member.stranded.set(index, true);
+            if snap.members.contains_key(&holder) {
+                snap.strikes
+                    .entry((index, holder))
+                    .or_default()
+                    .insert(node);
+            }
+        }
+        self.dirty.takers.insert(node);
+        self.dirty.segments.insert((id, index));
+        self.dirty.fetches = true;
+    }
+
+    /// A blob was wrong on one node: everybody who has it unverified throws it away, and it is fetched anew, later.
+    fn corrupt(&mut self, node: NodeId, id: SnapId, segments: &[u32], now: u64) {
+        let snap = &mut self.snaps[id];
+        let mut bad = Bits::empty(snap.size);
+        for index in segments.iter().filter(|index| **index < snap.size) {
+            bad.set(*index, true);
+        }
+        let Some(member) = snap.members.get(&node) else {
+            return;
+        };
+        let mut mine = member.held.clone();
+        mine.keep(&bad);
+        if mine.is_empty() {
+            // It was told to discard them before we read that it did.
+            return;
+        }
+        snap.corrupt.add(&bad);
+        if !snap.corrupt_backoff.waits(now) {
+            snap.corrupt_backoff
+                .fail(now, now, self.settings.corrupt_backoff, 0);
+        }
+        let until = snap.corrupt_backoff.until();
+        snap.hold_back(bad.clone(), until, None);
+        for index in mine.iter() {
+            self.throw_away(node, id, index, now);
+        }
+        let snap = &self.snaps[id];
+        let shared = snap
+            .config
+            .as_ref()
+            .is_none_or(|config| config.policy != SourcePolicy::OriginOnly);
+        let others: Vec<NodeId> = snap
+            .members
+            .keys()
+            .copied()
+            .filter(|one| *one != node)
+            .collect();
+        for other in others.into_iter().filter(|_| shared) {
+            self.discard(other, id, &bad, now);
+        }
+    }
+
+    /// Enters that a node threw a segment away because its blob was wrong.
+    fn throw_away(&mut self, node: NodeId, id: SnapId, index: u32, now: u64) {
+        self.remove_holder(node, id, index);
+        let snap = &mut self.snaps[id];
+        let Some(member) = snap.members.get_mut(&node) else {
+            return;
+        };
+        let times = member.corrupt.entry(index).or_default();
+        *times += 1;
+        let again = *times > 1;
+        let Some(holder) = member.taken_from.remove(&index) else {
+            return;
+        };
+        // One bad segment spoils all of its blob: who verified what it gave is most likely innocent, the first time.
+        let mut holders = snap.segments[index as usize].holders.iter();
+        let proven = holders.any(|one| one.node == holder && one.verified);
+        if again || !proven {
+            self.strike(node, id, index, holder, now);
+        }
+    }
+
+    /// Tells a node to throw segments away, if it has any of them unverified or is getting them.
+    fn discard(&mut self, node: NodeId, id: SnapId, bad: &Bits, now: u64) {
+        let snap = &self.snaps[id];
+        let Some(member) = snap.members.get(&node) else {
+            return;
+        };
+        let unverified: Vec<u32> = bad
+            .iter()
+            .filter(|index| {
+                let mut holders = snap.segments[*index as usize].holders.iter();
+                holders.any(|holder| holder.node == node && !holder.verified)
+            })
+            .collect();
+        let open: Vec<u32> = bad
+            .iter()
+            .filter(|index| member.open.contains_key(index))
+            .collect();
+        if unverified.is_empty() && open.is_empty() {
+            return;
+        }
+        for index in unverified {
+            self.remove_holder(node, id, index);
+        }
+        for index in open {
+            self.close(node, id, index);
+        }
+        let snap = &mut self.snaps[id];
+        let message = CoordinatorMessage::Discard {
+            snapshot: snap.name.clone(),
+            segments: bad.iter().collect(),
+        };
+        self.outgoing.push((self.nodes[node].name.clone(), message));
+        if let Some(member) = snap.members.get_mut(&node) {
+            let mut segments = bad.clone();
+            if let Some(before) = member.discarding.take() {
+                segments.add(&before.segments);
+            }
+            for index in member.held.iter() {
+                segments.set(index, false);
+            }
+            member.discarding = Some(Discarding {
+                segments,
+                until: now + self.settings.discard,
+            });
+        }
+        for index in bad.iter() {
+            snap.want(node, index);
+        }
+    }
+}

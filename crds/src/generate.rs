@@ -122,7 +122,10 @@ pub fn files() -> Result<Vec<(PathBuf, String)>, GenerateError> {
     let definitions = definitions()?;
     let mut files = vec![(PathBuf::from("deploy/crds.yaml"), plain(&definitions)?)];
     for definition in &definitions {
-        let path = format!("charts/modelcache/templates/crds/{}.yaml", definition.plural);
+        let path = format!(
+            "charts/modelcache/templates/crds/{}.yaml",
+            definition.plural
+        );
         files.push((path.into(), template(definition)?));
     }
     Ok(files)
@@ -205,7 +208,10 @@ mod tests {
         for definition in &definitions {
             assert_eq!(definition.spec["scope"], "Cluster", "{}", definition.name);
             let text = definition.spec.to_string();
-            assert!(!text.contains("nullable") && !text.contains("uint"), "{text}");
+            assert!(
+                !text.contains("nullable") && !text.contains("uint"),
+                "{text}"
+            );
         }
         assert_eq!(
             definitions[2].spec["versions"][0]["selectableFields"],
@@ -234,7 +240,10 @@ mod tests {
         let definitions = definitions().unwrap();
         let keys = |value: &Value| value["x-kubernetes-list-map-keys"].clone();
         let cache = &definitions[0].schema()["properties"];
-        assert_eq!(keys(&cache["spec"]["properties"]["models"]), json!(["name"]));
+        assert_eq!(
+            keys(&cache["spec"]["properties"]["models"]),
+            json!(["name"])
+        );
         assert_eq!(
             keys(&cache["status"]["properties"]["conditions"]),
             json!(["type"])

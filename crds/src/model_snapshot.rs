@@ -25,6 +25,7 @@ use crate::rules;
         json_path = ".spec.revision",
         description = "Revision as asked for."
     ),
+    printcolumn(name = "Commit", type_ = "string", json_path = ".spec.commit"),
     printcolumn(
         name = "Size",
         type_ = "string",
@@ -41,12 +42,6 @@ use crate::rules;
         name = "Age",
         type_ = "date",
         json_path = ".metadata.creationTimestamp"
-    ),
-    printcolumn(
-        name = "Commit",
-        type_ = "string",
-        json_path = ".spec.commit",
-        priority = 1
     ),
     printcolumn(
         name = "Segments",

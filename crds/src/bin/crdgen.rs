@@ -61,7 +61,9 @@ fn print() -> Result<(), Box<dyn Error>> {
 /// A file of the repository, which is where this was started.
 fn here(path: &Path) -> Result<PathBuf, Box<dyn Error>> {
     if !Path::new("charts").is_dir() || !Path::new("deploy").is_dir() {
-        return Err("there is no charts/ and deploy/ here; start me in the root of the repository".into());
+        return Err(
+            "there is no charts/ and deploy/ here; start me in the root of the repository".into(),
+        );
     }
     Ok(path.to_path_buf())
 }

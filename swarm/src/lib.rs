@@ -11,5 +11,8 @@ pub mod engine;
 mod gate;
 pub mod metainfo;
 pub mod origin;
+pub mod plan;
 pub mod segment;
 pub mod snapshot;
+pub mod store;
+pub mod verify;

@@ -1,0 +1,137 @@
+//! Room on the disk: how much there is for models, and reserving it before a byte is written.
+
+use std::io;
+use std::sync::Arc;
+
+use super::blob::Blob;
+use super::error::StoreError;
+use super::{Inner, Store, disk, locked};
+
+/// Never filled by models, whatever they need: kubelet evicts pods and journals fail on a full disk.
+const LEAST_RESERVE: u64 = 256 << 20;
+
+/// Room on the file system of the cache root, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// Size of the file system.
+    pub total: u64,
+    /// What a new model may take: free blocks less a reserve (1 % of the file system, at least 256 MiB) and less what
+    /// other models have reserved but not allocated yet.
+    pub free: u64,
+}
+
+impl Store {
+    /// Room for models.
+    pub fn space(&self) -> Result<Space, StoreError> {
+        self.0.space(None)
+    }
+}
+
+impl Inner {
+    /// Room for models, as seen by one snapshot (its own reservation does not count against it).
+    fn space(&self, snapshot: Option<&str>) -> Result<Space, StoreError> {
+        let root = self.layout.root();
+        let found = rustix::fs::statvfs(root)
+            .map_err(|errno| StoreError::io("measure", root, errno.into()))?;
+        let total = found.f_blocks.saturating_mul(found.f_frsize);
+        let available = found.f_bavail.saturating_mul(found.f_frsize);
+        let outstanding: u64 = locked(&self.reserved)
+            .iter()
+            .filter(|(name, _)| Some(name.as_str()) != snapshot)
+            .flat_map(|(_, blobs)| blobs)
+            .map(|blob| self.missing(blob))
+            .sum();
+        let reserve = (total / 100).max(LEAST_RESERVE);
+        Ok(Space {
+            total,
+            free: available
+                .saturating_sub(reserve)
+                .saturating_sub(outstanding),
+        })
+    }
+
+    /// Bytes of a blob that have no blocks on disk yet.
+    fn missing(&self, blob: &Blob) -> u64 {
+        blob.size - self.files.allocated(blob)
+    }
+
+    /// Checks that all of these blobs fit, then gives them their blocks.
+    pub(super) fn reserve(&self, snapshot: &str, blobs: &[Arc<Blob>]) -> Result<(), StoreError> {
+        self.reserve_within(snapshot, blobs, None)
+    }
+
+    /// As [`Inner::reserve`], with a given amount of free space.
+    pub(super) fn reserve_within(
+        &self,
+        snapshot: &str,
+        blobs: &[Arc<Blob>],
+        free: Option<u64>,
+    ) -> Result<(), StoreError> {
+        // One at a time: two snapshots must not both be promised the same bytes.
+        let _turn = locked(&self.reserving);
+        let missing: Vec<_> = blobs
+            .iter()
+            .filter(|blob| !blob.is_verified() && blob.size > 0)
+            .cloned()
+            .collect();
+        let needed: u64 = missing.iter().map(|blob| self.missing(blob)).sum();
+        let free = match free {
+            Some(free) => free,
+            None => self.space(Some(snapshot))?.free,
+        };
+        let no_space = || StoreError::NoSpace {
+            snapshot: snapshot.to_owned(),
+            root: self.layout.root().to_path_buf(),
+            needed,
+            free,
+        };
+        if needed > free {
+            return Err(no_space());
+        }
+        locked(&self.reserved).insert(snapshot.to_owned(), missing.clone());
+        if let Err(error) = self.allocate(&missing) {
+            locked(&self.reserved).remove(snapshot);
+            return Err(if error.is_no_space() {
+                no_space()
+            } else {
+                error
+            });
+        }
+        Ok(())
+    }
+
+    /// Gives each blob its blocks. When the disk turns out to be too small, those that were new go away again.
+    fn allocate(&self, blobs: &[Arc<Blob>]) -> Result<(), StoreError> {
+        let mut new = Vec::new();
+        for blob in blobs {
+            let path = self.layout.partial(&blob.id);
+            let existed = path.exists();
+            if existed && self.missing(blob) == 0 {
+                continue;
+            }
+            if !existed {
+                new.push(blob);
+            }
+            let result = self
+                .files
+                .partial(blob)
+                .map_err(|error: io::Error| StoreError::io("create", &path, error))
+                .and_then(|file| disk::allocate(&file, &path, blob.size));
+            match result {
+                Ok(true) => {}
+                // This file system allocates only what is written.
+                Ok(false) => break,
+                Err(error) => {
+                    for blob in new {
+                        if blob.durable_bytes() == 0 {
+                            self.files.close(&blob.id);
+                            disk::remove(&self.layout.partial(&blob.id))?;
+                        }
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        self.files.sync_names()
+    }
+}

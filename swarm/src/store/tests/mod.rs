@@ -1,0 +1,3 @@
+//! The store as its callers see it, and as a crash leaves it.
+
+pub(super) mod power;

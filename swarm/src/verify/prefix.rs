@@ -1,0 +1,171 @@
+//! Hashing a blob along its contiguous prefix while its parts arrive in any order.
+//!
+//! Bytes that are next in order are fed straight from memory, before anybody knows whether their segment will be
+//! completed. So each writer's first byte leaves a mark to which the state returns when that writer gives up: what is
+//! hashed is always what the file finally holds.
+
+use super::BlobHasher;
+use crate::segment::BlobId;
+
+/// Names one writer's claim on a range of bytes.
+pub(crate) type ClaimId = u64;
+
+/// The running hash of one blob.
+pub(crate) struct Prefix {
+    id: BlobId,
+    size: u64,
+    position: u64,
+    hasher: Option<BlobHasher>,
+    /// States before the first byte of each claim that is not durable yet, lowest position first.
+    marks: Vec<Mark>,
+}
+
+struct Mark {
+    claim: ClaimId,
+    position: u64,
+    hasher: Option<BlobHasher>,
+}
+
+impl Prefix {
+    pub(crate) fn new(id: BlobId, size: u64) -> Self {
+        Self {
+            id,
+            size,
+            position: 0,
+            hasher: None,
+            marks: Vec::new(),
+        }
+    }
+
+    /// Number of bytes hashed so far.
+    pub(crate) fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Hashes what of `data`, which lies at `offset` of the blob, is next in order. `claim` names the writer while the
+    /// bytes are not durable.
+    pub(crate) fn feed(&mut self, offset: u64, data: &[u8], claim: Option<ClaimId>) {
+        let Some(skip) = self.position.checked_sub(offset) else {
+            return;
+        };
+        let Some(next) = usize::try_from(skip).ok().and_then(|skip| data.get(skip..)) else {
+            return;
+        };
+        if next.is_empty() {
+            return;
+        }
+        if let Some(claim) = claim
+            && self.marks.iter().all(|mark| mark.claim != claim)
+        {
+            self.marks.push(Mark {
+                claim,
+                position: self.position,
+                hasher: self.hasher.clone(),
+            });
+        }
+        let (id, size) = (&self.id, self.size);
+        self.hasher
+            .get_or_insert_with(|| BlobHasher::new(id, size))
+            .update(next);
+        self.position += next.len() as u64;
+    }
+
+    /// The claim's bytes are durable and will not change.
+    pub(crate) fn settle(&mut self, claim: ClaimId) {
+        self.marks.retain(|mark| mark.claim != claim);
+    }
+
+    /// The claim was given up: forget its bytes and everything after them.
+    pub(crate) fn roll_back(&mut self, claim: ClaimId) {
+        if let Some(index) = self.marks.iter().position(|mark| mark.claim == claim) {
+            let mut dropped = self.marks.drain(index..);
+            if let Some(mark) = dropped.next() {
+                self.position = mark.position;
+                self.hasher = mark.hasher;
+            }
+        }
+    }
+
+    /// The claim's writer is about to change bytes from `offset` on: forget them if they were hashed already.
+    pub(crate) fn overwrite(&mut self, claim: ClaimId, offset: u64) {
+        if offset < self.position {
+            self.roll_back(claim);
+        }
+    }
+
+    /// Bytes from `offset` on are gone: start again if they were hashed.
+    pub(crate) fn forget_from(&mut self, offset: u64) {
+        if offset < self.position {
+            *self = Self::new(self.id, self.size);
+        }
+    }
+
+    /// The blob's real name, when every byte was hashed and is durable.
+    pub(crate) fn finished(&self) -> Option<BlobId> {
+        if self.position < self.size || !self.marks.is_empty() {
+            return None;
+        }
+        let hasher = self.hasher.clone();
+        Some(
+            hasher
+                .unwrap_or_else(|| BlobHasher::new(&self.id, self.size))
+                .finish(),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::Prefix;
+    use crate::segment::BlobId;
+    use crate::verify::BlobHasher;
+
+    const ANY: BlobId = BlobId::Sha256([0; 32]);
+
+    fn name(data: &[u8]) -> BlobId {
+        let mut hasher = BlobHasher::new(&ANY, data.len() as u64);
+        hasher.update(data);
+        hasher.finish()
+    }
+
+    #[test]
+    fn a_writer_that_gives_up_leaves_no_trace() {
+        let good = [7_u8; 100];
+        let mut prefix = Prefix::new(ANY, 100);
+        prefix.feed(0, &[1; 30], Some(1));
+        prefix.feed(30, &[2; 30], Some(2));
+        assert_eq!(prefix.position(), 60);
+        prefix.roll_back(1);
+        assert_eq!(prefix.position(), 0);
+        prefix.feed(0, &good[..50], Some(3));
+        prefix.overwrite(3, 20);
+        assert_eq!(prefix.position(), 0);
+        prefix.feed(0, &good, Some(3));
+        assert_eq!(prefix.finished(), None);
+        prefix.settle(3);
+        assert_eq!(prefix.finished(), Some(name(&good)));
+    }
+
+    proptest! {
+        #[test]
+        fn any_order_of_chunks_gives_the_same_name(
+            data in prop::collection::vec(any::<u8>(), 0..300),
+            order in prop::collection::vec((0_usize..300, 1_usize..80), 0..60),
+        ) {
+            let mut prefix = Prefix::new(ANY, data.len() as u64);
+            for (start, len) in order {
+                let start = start.min(data.len());
+                let end = (start + len).min(data.len());
+                prefix.feed(start as u64, &data[start..end], Some(start as u64));
+            }
+            let position = usize::try_from(prefix.position()).unwrap();
+            prefix.feed(position as u64, &data[position..], None);
+            for claim in 0..300 {
+                prefix.settle(claim);
+            }
+            prop_assert_eq!(prefix.finished(), Some(name(&data)));
+        }
+    }
+}

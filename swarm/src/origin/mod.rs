@@ -4,58 +4,90 @@
 //! has a bounded range and refuses compression; redirects are followed by hand, so that the access token goes to the
 //! hub's own origin only; signed URLs are remembered and asked for again when they expire.
 
+mod error;
+mod fetch;
+mod headers;
+mod http;
+mod links;
+mod listing;
+mod patterns;
+mod retry;
+mod sink;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
 use std::sync::Arc;
 
 use crate::coordination::OriginAccess;
 use crate::segment::{PieceHashes, Segment, SegmentIo};
 use crate::snapshot::{Snapshot, SnapshotFile};
 
-mod error;
-
 pub use error::OriginError;
+pub use patterns::matches;
 
-/// A client of one hub with one access token.
-#[derive(Clone, Debug)]
-pub struct OriginClient {}
+/// A client of one hub with one access token. Clones share connections and remembered redirects.
+#[derive(Clone)]
+pub struct OriginClient {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    http: http::Http,
+    links: links::Links,
+}
+
+impl fmt::Debug for OriginClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OriginClient")
+            .field("endpoint", &self.inner.http.endpoint())
+            .finish_non_exhaustive()
+    }
+}
 
 impl OriginClient {
     /// A client for `access`. Does not speak to the hub yet.
-    pub fn new(_access: &OriginAccess) -> Result<Self, OriginError> {
-        Ok(Self {})
+    pub fn new(access: &OriginAccess) -> Result<Self, OriginError> {
+        Ok(Self {
+            inner: Arc::new(Inner {
+                http: http::Http::new(access)?,
+                links: links::Links::default(),
+            }),
+        })
     }
 
     /// Resolves a branch, tag or commit to a commit: 40 lower-case hex digits.
-    pub async fn resolve(&self, _repository: &str, _revision: &str) -> Result<String, OriginError> {
-        todo!()
+    pub async fn resolve(&self, repository: &str, revision: &str) -> Result<String, OriginError> {
+        listing::resolve(&self.inner.http, repository, revision).await
     }
 
     /// All files of a commit, sorted bytewise by path.
     pub async fn tree(
         &self,
-        _repository: &str,
-        _commit: &str,
+        repository: &str,
+        commit: &str,
     ) -> Result<Vec<SnapshotFile>, OriginError> {
-        todo!()
+        listing::tree(&self.inner.http, repository, commit).await
     }
 
     /// Fetches one segment, writes it to `io` and returns the hash of each piece.
     ///
     /// `on_bytes` is called with the number of payload bytes of each chunk that arrives. The call may be cancelled by
-    /// dropping the future; what was written until then is of no use.
+    /// dropping the future: nothing is written to `io` afterwards, and what was written until then is of no use.
     pub async fn fetch_segment(
         &self,
-        _snapshot: &Snapshot,
-        _segment: &Segment,
-        _io: Arc<dyn SegmentIo>,
-        _on_bytes: &(dyn Fn(u64) + Sync),
+        snapshot: &Snapshot,
+        segment: &Segment,
+        io: Arc<dyn SegmentIo>,
+        on_bytes: &(dyn Fn(u64) + Sync),
     ) -> Result<PieceHashes, OriginError> {
-        todo!()
+        let fetch = fetch::Fetch {
+            http: &self.inner.http,
+            links: &self.inner.links,
+            snapshot,
+            segment,
+            on_bytes,
+        };
+        fetch.run(io).await
     }
-}
-
-/// Whether the user's patterns choose this path: `fnmatch` patterns like those of the official client, where `*`
-/// crosses `/` and a pattern that ends in `/` means everything below it. No `include` pattern means every file.
-#[must_use]
-pub fn matches(_include: &[String], _exclude: &[String], _path: &str) -> bool {
-    todo!()
 }

@@ -1,0 +1,3 @@
+module modelcache.test/pause
+
+go 1.26.0

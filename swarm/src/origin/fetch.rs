@@ -110,12 +110,16 @@ impl Fetch<'_> {
                 self.part(&run[0], &mut Out::Sink(out)).await?;
                 continue;
             }
-            let bodies = stream::iter(run.iter().map(|part| async move {
-                let mut body = Vec::new();
-                self.part(part, &mut Out::Memory(&mut body)).await?;
-                Ok::<_, Stop>(body)
-            }));
-            bodies
+            // Collected, because a stream that holds the closure cannot be proven Send by a caller that spawns this.
+            let bodies: Vec<_> = run
+                .iter()
+                .map(|part| async move {
+                    let mut body = Vec::new();
+                    self.part(part, &mut Out::Memory(&mut body)).await?;
+                    Ok::<_, Stop>(body)
+                })
+                .collect();
+            stream::iter(bodies)
                 .buffered(SMALL_AT_ONCE)
                 .try_for_each(async |body| Out::Sink(out).put(body.into()).await)
                 .await?;

@@ -1,1 +1,23 @@
-//! Placeholder.
+//! The agent: one per node. It fills the node's cache with what its `ModelCacheNode` asks for, shares it with the other
+//! nodes, and says in that object's status how it stands.
+//!
+//! [`core`] does the work and knows nothing of Kubernetes; [`watch`] and [`intent`] tell it what to hold, [`coordinator`]
+//! carries its orders, [`report`] tells the cluster how it stands, [`http`] serves metrics and probes. [`work`],
+//! [`throttle`] and [`events`] are pure.
+
+pub mod args;
+pub mod coordinator;
+pub mod core;
+pub mod events;
+pub mod http;
+pub mod intent;
+pub mod metrics;
+pub mod prepare;
+pub mod reasons;
+pub mod report;
+pub mod run;
+pub mod serving;
+pub mod state;
+pub mod throttle;
+pub mod watch;
+pub mod work;

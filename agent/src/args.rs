@@ -1,0 +1,144 @@
+//! The command line.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Fills this node's model cache and shares it with the other nodes of the cluster.
+///
+/// The chart runs it as a DaemonSet: an init container gives the cache directory to the agent's user ('prepare'), then
+/// the agent works without any privilege ('run').
+#[derive(Debug, Parser)]
+#[command(name = "modelcache-agent", version, max_term_width = 100)]
+pub struct Cli {
+    /// How log lines look.
+    #[arg(
+        long,
+        global = true,
+        env = "MODELCACHE_LOG_FORMAT",
+        value_enum,
+        default_value_t = LogFormat::Text
+    )]
+    pub log_format: LogFormat,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Give the cache directory to the agent's user; needs root with the capability CHOWN, and nothing else.
+    ///
+    /// Changes the owner of the directory itself, makes nothing and touches nothing below it. Example:
+    ///
+    ///   modelcache-agent prepare --cache-dir /var/lib/modelcache --uid 65532 --gid 65532
+    #[command(verbatim_doc_comment)]
+    Prepare(PrepareArgs),
+    /// Work: hold what this node's ModelCacheNode asks for, and serve it to the other nodes.
+    ///
+    /// Reads its own ModelCacheNode (named like the node) and the ModelSnapshots it names, follows the orders of the
+    /// operator's coordinator, writes the status of its own object, and nothing else in the cluster. Each option can be
+    /// given by the environment variable that is named with it. The variable RUST_LOG chooses what is logged, for
+    /// example RUST_LOG=info,modelcache_agent=debug.
+    ///
+    /// See how a node stands: kubectl get modelcachenodes; kubectl describe modelcachenode NODE
+    Run(Box<RunArgs>),
+}
+
+/// Options of `prepare`.
+#[derive(Debug, Args)]
+pub struct PrepareArgs {
+    /// Root of the cache; must exist (hostPath of type `DirectoryOrCreate`).
+    #[arg(long, env = "MODELCACHE_CACHE_DIR", default_value = "/var/lib/modelcache")]
+    pub cache_dir: PathBuf,
+    /// User that the agent runs as.
+    #[arg(long, env = "MODELCACHE_UID", default_value_t = 65532)]
+    pub uid: u32,
+    /// Group that the agent runs as.
+    #[arg(long, env = "MODELCACHE_GID", default_value_t = 65532)]
+    pub gid: u32,
+}
+
+/// Options of `run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Name of this node; its ModelCacheNode bears the same (from fieldRef spec.nodeName).
+    #[arg(long, env = "MODELCACHE_NODE_NAME")]
+    pub node_name: String,
+    /// Address under which other nodes reach this one (from fieldRef status.hostIP).
+    #[arg(long, env = "MODELCACHE_NODE_IP")]
+    pub node_ip: IpAddr,
+    /// Root of the cache; must belong to the user that the agent runs as (see 'prepare').
+    #[arg(long, env = "MODELCACHE_CACHE_DIR", default_value = "/var/lib/modelcache")]
+    pub cache_dir: PathBuf,
+    /// The operator's coordinator, as ws://host:port (the path /v1/coordinate is added when there is none).
+    #[arg(long, env = "MODELCACHE_COORDINATOR", value_name = "URL")]
+    pub coordinator: String,
+    /// Service account token for the coordinator, projected with the audience modelcache.io/coordinator.
+    #[arg(
+        long,
+        env = "MODELCACHE_TOKEN_FILE",
+        default_value = "/var/run/secrets/modelcache/token"
+    )]
+    pub token_file: PathBuf,
+    /// Port on which other nodes take segments from this one.
+    #[arg(long, env = "MODELCACHE_PEER_PORT", default_value_t = 9492)]
+    pub peer_port: u16,
+    /// Where metrics (/metrics) and probes (/healthz, /readyz) are served.
+    #[arg(long, env = "MODELCACHE_METRICS_LISTEN", default_value = "0.0.0.0:9491")]
+    pub metrics_listen: SocketAddr,
+}
+
+/// The coordinator's address with its path.
+#[must_use]
+pub fn coordinator_url(text: &str) -> String {
+    let rest = text.split_once("://").map_or(text, |(_, rest)| rest);
+    if rest.trim_end_matches('/').contains('/') {
+        text.to_owned()
+    } else {
+        format!("{}/v1/coordinate", text.trim_end_matches('/'))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound_and_teaches() {
+        let mut command = Cli::command();
+        command.clone().debug_assert();
+        let run = command.find_subcommand_mut("run").unwrap();
+        let help = run.render_long_help().to_string();
+        for word in [
+            "--node-name",
+            "MODELCACHE_NODE_IP",
+            "--metrics-listen",
+            "kubectl describe",
+            "9492",
+        ] {
+            assert!(help.contains(word), "{word}\n{help}");
+        }
+    }
+
+    #[test]
+    fn the_path_of_the_coordinator_is_added_when_there_is_none() {
+        let whole = "ws://operator:9489/v1/coordinate";
+        for text in ["ws://operator:9489", "ws://operator:9489/", whole] {
+            assert_eq!(coordinator_url(text), whole);
+        }
+    }
+}

@@ -1,0 +1,655 @@
+//! One wanted snapshot: carries out what its state machine says and feeds it what came of it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Instant;
+
+use jiff::Timestamp;
+use modelcache_crds::model_cache::SourcePolicy;
+use modelcache_crds::model_cache_node::Phase;
+use modelcache_swarm::coordination::{AgentMessage, Held, OriginAccess};
+use modelcache_swarm::origin::OriginClient;
+use modelcache_swarm::segment::BlobId;
+use modelcache_swarm::snapshot::Snapshot;
+use modelcache_swarm::store::{Progress, SnapshotStore, StoreError, Verdict};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::failure::{Blame, Failure, of_store};
+use super::transfer::{Order, Outcome, Transfer};
+use super::{Context, Event, Link, ORDER_PATIENCE, Outlook, time_of};
+use crate::intent::Wanted;
+use crate::reasons;
+use crate::state::{Problem, SnapshotState};
+use crate::work::{Action, Input, Stage, Step, Work};
+
+/// What a task of a snapshot sends back.
+pub(super) enum Done {
+    Opened(Result<(SnapshotStore, Vec<Held>), StoreError>),
+    Reserved(Result<(), StoreError>),
+    Transferred(u32, Outcome),
+    Verified(Result<Vec<Verdict>, StoreError>),
+    Adopted(Vec<Held>),
+    Discarded(Vec<u32>, Result<Vec<u32>, StoreError>),
+    Published(Result<Timestamp, StoreError>),
+}
+
+/// A transfer that is under way.
+struct Running {
+    order: Order,
+    cancel: CancellationToken,
+    /// Cancelled when the task has ended.
+    ended: CancellationToken,
+    /// What the coordinator ordered instead in the meantime.
+    instead: Option<Order>,
+}
+
+/// A wanted snapshot.
+pub(super) struct Entry {
+    epoch: u64,
+    wanted: Wanted,
+    snapshot: Arc<Snapshot>,
+    work: Work,
+    store: Option<SnapshotStore>,
+    held: BTreeMap<u32, Held>,
+    origin: Option<Result<Arc<OriginClient>, Failure>>,
+    running: HashMap<u32, Running>,
+    discarding: BTreeSet<u32>,
+    tasks: TaskTracker,
+    /// The coordinator is to know of it.
+    tracked: bool,
+    fresh: bool,
+    verified_at: Option<Timestamp>,
+    last_order: Instant,
+    /// The time of day of the fault's retry, so that it does not tremble.
+    retry: Option<(Instant, Timestamp)>,
+    progress: Progress,
+}
+
+impl Entry {
+    /// Begins with reading the journal, after the tasks of an earlier time have ended.
+    pub(super) fn new(
+        context: &Arc<Context>,
+        epoch: u64,
+        wanted: &Wanted,
+        snapshot: Arc<Snapshot>,
+        previous: Option<TaskTracker>,
+    ) -> Self {
+        let mut entry = Self {
+            epoch,
+            wanted: wanted.clone(),
+            progress: Progress {
+                size_bytes: snapshot.blobs().iter().map(|(_, size)| size).sum(),
+                ..Progress::default()
+            },
+            snapshot,
+            work: Work::new(),
+            store: None,
+            held: BTreeMap::new(),
+            origin: None,
+            running: HashMap::new(),
+            discarding: BTreeSet::new(),
+            tasks: TaskTracker::new(),
+            tracked: false,
+            fresh: false,
+            verified_at: None,
+            last_order: Instant::now(),
+            retry: None,
+        };
+        entry.open(context, previous);
+        entry
+    }
+
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Takes over what is asked for now: names and policy. The contents never change.
+    pub(super) fn set_wanted(&mut self, context: &Arc<Context>, link: &Link, wanted: &Wanted) {
+        let renamed = self.wanted.models != wanted.models;
+        self.wanted = wanted.clone();
+        if renamed {
+            self.feed(context, link, Input::ModelsChanged);
+        }
+    }
+
+    pub(super) fn set_origin(&mut self, access: &OriginAccess) {
+        let client = OriginClient::new(access);
+        self.origin = Some(client.map(Arc::new).map_err(Failure::from));
+    }
+
+    /// Tells the coordinator everything, if it is to know of it.
+    pub(super) fn track(&mut self, link: &Link) {
+        self.last_order = Instant::now();
+        let Some(store) = self.store.as_ref().filter(|_| self.tracked) else {
+            return;
+        };
+        link.send(AgentMessage::Track {
+            snapshot: self.snapshot.name.clone(),
+            segments: u32::try_from(store.segments().len()).unwrap_or(u32::MAX),
+            held: self.held.values().cloned().collect(),
+        });
+    }
+
+    /// Stops everything. The tasks that still run are to be waited for.
+    pub(super) fn leave(mut self, context: &Context, link: &Link) -> TaskTracker {
+        self.withdraw(context, link);
+        self.tasks.close();
+        self.tasks
+    }
+
+    fn withdraw(&mut self, context: &Context, link: &Link) {
+        for running in self.running.values() {
+            running.cancel.cancel();
+        }
+        context.serving.withdraw_all(&self.snapshot.name);
+        if self.tracked {
+            self.tracked = false;
+            link.send(AgentMessage::Untrack {
+                snapshot: self.snapshot.name.clone(),
+            });
+        }
+    }
+
+    /// An order of the coordinator about one segment.
+    pub(super) fn order(&mut self, context: &Arc<Context>, link: &Link, index: u32, order: Order) {
+        self.last_order = Instant::now();
+        if let Some(held) = self.held.get(&index) {
+            link.send(AgentMessage::Have {
+                snapshot: self.snapshot.name.clone(),
+                held: held.clone(),
+            });
+            return;
+        }
+        // After a Discard the coordinator gives its orders anew.
+        if self.discarding.contains(&index) || !self.work.takes_orders() {
+            return;
+        }
+        if let Some(running) = self.running.get_mut(&index) {
+            running.instead = (running.order != order).then_some(order);
+            return;
+        }
+        let Some(store) = self.store.clone() else {
+            return;
+        };
+        let Some(segment) = store.segments().get(index as usize).cloned() else {
+            let failure = Failure::chance(format!(
+                "there is no segment {index}: coordinator and agent cut the snapshot differently; install the same version of both"
+            ));
+            return self.failed(context, link, index, &order, failure);
+        };
+        let cancel = CancellationToken::new();
+        let ended = CancellationToken::new();
+        let transfer = Transfer {
+            context: context.clone(),
+            store,
+            segment,
+            order: order.clone(),
+            origin: self.origin.clone(),
+            cancel: cancel.clone(),
+        };
+        let guard = ended.clone().drop_guard();
+        let send = self.sender(context);
+        self.tasks.spawn(async move {
+            let outcome = transfer.run().await;
+            drop(guard);
+            send(Done::Transferred(index, outcome));
+        });
+        self.running.insert(
+            index,
+            Running {
+                order,
+                cancel,
+                ended,
+                instead: None,
+            },
+        );
+        self.feed(context, link, Input::Started);
+    }
+
+    /// The coordinator says that these segments are wrong.
+    pub(super) fn discard(&mut self, context: &Arc<Context>, segments: Vec<u32>) {
+        let Some(store) = self.store.clone() else {
+            return;
+        };
+        tracing::warn!(
+            snapshot = self.snapshot.name,
+            ?segments,
+            "another node found a wrong hash; throwing these away unless they are verified here"
+        );
+        let mut ends = Vec::new();
+        for segment in &segments {
+            if let Some(running) = self.running.get(segment) {
+                running.cancel.cancel();
+                ends.push(running.ended.clone());
+            }
+        }
+        self.discarding.extend(&segments);
+        let send = self.sender(context);
+        self.tasks.spawn(async move {
+            for ended in ends {
+                ended.cancelled().await;
+            }
+            let result = tokio::task::spawn_blocking(move || {
+                let result = store.discard(&segments);
+                (segments, result)
+            });
+            if let Ok((segments, result)) = result.await {
+                send(Done::Discarded(segments, result));
+            }
+        });
+    }
+
+    /// Something that took time came to an end.
+    pub(super) fn done(&mut self, context: &Arc<Context>, link: &Link, done: Done) {
+        let failed = |step, error: &StoreError| Input::Failed {
+            step,
+            reason: of_store(error),
+            message: error.to_string(),
+        };
+        match done {
+            Done::Opened(Ok((store, held))) => {
+                self.held = held.into_iter().map(|held| (held.segment, held)).collect();
+                let input = Input::Opened {
+                    full: self.held.len() == store.segments().len(),
+                    published: store.published(),
+                };
+                self.store = Some(store);
+                self.feed(context, link, input);
+            }
+            Done::Opened(Err(error)) => self.feed(context, link, failed(Step::Open, &error)),
+            Done::Reserved(Ok(())) => self.feed(context, link, Input::Reserved),
+            Done::Reserved(Err(error)) => self.feed(context, link, failed(Step::Reserve, &error)),
+            Done::Transferred(index, outcome) => self.transferred(context, link, index, outcome),
+            Done::Adopted(held) => self.have(context, link, held),
+            Done::Verified(Ok(verdicts)) => self.verified(context, link, verdicts),
+            Done::Verified(Err(error)) => self.feed(context, link, failed(Step::Open, &error)),
+            Done::Discarded(segments, result) => {
+                for segment in &segments {
+                    self.discarding.remove(segment);
+                }
+                match result {
+                    Ok(dropped) => {
+                        self.drop_held(context, &dropped);
+                        if !dropped.is_empty() {
+                            self.feed(context, link, Input::Discarded);
+                        }
+                        self.track(link);
+                    }
+                    Err(error) => self.feed(context, link, failed(Step::Open, &error)),
+                }
+            }
+            Done::Published(Ok(verified_at)) => {
+                self.verified_at = Some(verified_at);
+                tracing::info!(snapshot = self.snapshot.name, "published");
+                self.feed(context, link, Input::Published);
+            }
+            Done::Published(Err(error)) => {
+                let step = match error {
+                    // Something removed a content since: begin again from the disk.
+                    StoreError::NotWhole { .. } => Step::Open,
+                    _ => Step::Publish,
+                };
+                self.feed(context, link, failed(step, &error));
+            }
+        }
+    }
+
+    fn transferred(&mut self, context: &Arc<Context>, link: &Link, index: u32, outcome: Outcome) {
+        let Some(running) = self.running.remove(&index) else {
+            return;
+        };
+        match outcome {
+            Outcome::Held(held) => self.have(context, link, held),
+            Outcome::Failed(failure) => {
+                tracing::info!(
+                    snapshot = self.snapshot.name,
+                    segment = index,
+                    order = ?running.order,
+                    error = failure.message,
+                    "a transfer failed"
+                );
+                match running.instead {
+                    Some(order) if failure.blame == Blame::Chance => {
+                        self.order(context, link, index, order);
+                    }
+                    _ => self.failed(context, link, index, &running.order, failure),
+                }
+            }
+            Outcome::Cancelled => {}
+        }
+    }
+
+    /// Tells the coordinator and the state machine of a transfer that failed.
+    fn failed(
+        &mut self,
+        context: &Arc<Context>,
+        link: &Link,
+        index: u32,
+        order: &Order,
+        failure: Failure,
+    ) {
+        let snapshot = self.snapshot.name.clone();
+        let message = failure.message.clone();
+        let (rate_limited, retry_after) = match failure.blame {
+            Blame::Origin {
+                rate_limited,
+                retry_after,
+                ..
+            } => (rate_limited, retry_after),
+            _ => (false, None),
+        };
+        link.send(match order {
+            Order::Fetch => AgentMessage::FetchFailed {
+                snapshot,
+                segment: index,
+                message,
+                rate_limited,
+                retry_after_seconds: retry_after
+                    .map(|wait| u32::try_from(wait.as_secs().max(1)).unwrap_or(u32::MAX)),
+            },
+            Order::Take { holder, .. } => AgentMessage::TakeFailed {
+                snapshot,
+                segment: index,
+                holder: holder.clone(),
+                message,
+            },
+        });
+        match failure.blame {
+            Blame::Disk { reason } => {
+                let input = Input::Failed {
+                    step: Step::Open,
+                    reason,
+                    message: failure.message,
+                };
+                self.feed(context, link, input);
+            }
+            Blame::Origin { reason, .. } => {
+                let input = Input::TransferFailed {
+                    reason,
+                    message: failure.message,
+                    retry_after,
+                };
+                self.feed(context, link, input);
+            }
+            Blame::Chance => {}
+        }
+    }
+
+    /// Segments became durable: serves them and tells the coordinator.
+    fn have(&mut self, context: &Arc<Context>, link: &Link, held: Vec<Held>) {
+        let Some(store) = self.store.clone() else {
+            return;
+        };
+        if held.is_empty() {
+            return;
+        }
+        for held in held {
+            if self.tracked {
+                context.serving.offer(&store, held.segment, &held.pieces);
+                link.send(AgentMessage::Have {
+                    snapshot: self.snapshot.name.clone(),
+                    held: held.clone(),
+                });
+            }
+            self.held.insert(held.segment, held);
+        }
+        self.fresh = true;
+        let full = self.held.len() == store.segments().len();
+        self.feed(context, link, Input::Committed { full });
+    }
+
+    fn drop_held(&mut self, context: &Context, segments: &[u32]) {
+        for segment in segments {
+            self.held.remove(segment);
+        }
+        context.serving.withdraw(&self.snapshot.name, segments);
+    }
+
+    fn verified(&mut self, context: &Arc<Context>, link: &Link, verdicts: Vec<Verdict>) {
+        let Some(store) = self.store.clone() else {
+            return;
+        };
+        let snapshot = self.snapshot.name.clone();
+        let mut good = Vec::new();
+        let mut bad: Option<(Vec<u32>, String)> = None;
+        for verdict in verdicts {
+            match verdict {
+                Verdict::Verified { segments } => {
+                    for segment in &segments {
+                        if let Some(held) = self.held.get_mut(segment) {
+                            held.verified = true;
+                        }
+                    }
+                    link.send(AgentMessage::Verified {
+                        snapshot: snapshot.clone(),
+                        segments: segments.clone(),
+                    });
+                    good.extend(segments);
+                }
+                Verdict::Corrupt {
+                    segments,
+                    blob,
+                    message,
+                } => {
+                    let message = self.explain(blob, &message);
+                    tracing::error!(snapshot, ?segments, message, "wrong hash");
+                    context.metrics.verify_failures.inc();
+                    self.drop_held(context, &segments);
+                    if !segments.is_empty() {
+                        link.send(AgentMessage::Corrupt {
+                            snapshot: snapshot.clone(),
+                            segments: segments.clone(),
+                            message: message.clone(),
+                        });
+                    }
+                    bad.get_or_insert_with(|| (Vec::new(), message))
+                        .0
+                        .extend(segments);
+                }
+            }
+        }
+        let whole = store.is_whole();
+        self.feed(context, link, Input::Verified { good, bad, whole });
+    }
+
+    /// A wrong hash in words that name the file.
+    fn explain(&self, blob: BlobId, message: &str) -> String {
+        let file = self.snapshot.files.iter().find(|file| file.blob == blob);
+        let path = file.map_or("a file", |file| file.path.as_str());
+        format!(
+            "{path} of {} at commit {}: {message}; if this goes on, the hub serves other bytes than it lists",
+            self.snapshot.repository, self.snapshot.commit
+        )
+    }
+
+    pub(super) fn tick(&mut self, context: &Arc<Context>, link: &Link, adopt: bool) {
+        self.feed(context, link, Input::Tick);
+        if adopt && let Some(store) = self.store.clone().filter(|_| self.work.takes_orders()) {
+            let send = self.sender(context);
+            self.tasks.spawn_blocking(move || match store.adopt() {
+                Ok(held) if held.is_empty() => {}
+                Ok(held) => send(Done::Adopted(held)),
+                Err(error) => tracing::warn!(%error, "cannot look for bytes of other snapshots"),
+            });
+        }
+    }
+
+    /// Feeds the state machine and carries out what it says.
+    fn feed(&mut self, context: &Arc<Context>, link: &Link, input: Input) {
+        for action in self.work.next(Instant::now(), input) {
+            match action {
+                Action::Open => {
+                    self.withdraw(context, link);
+                    self.epoch += 1;
+                    self.store = None;
+                    self.held.clear();
+                    self.running.clear();
+                    self.discarding.clear();
+                    let previous = std::mem::take(&mut self.tasks);
+                    self.open(context, Some(previous));
+                }
+                Action::Withdraw => self.withdraw(context, link),
+                Action::Track => {
+                    self.tracked = true;
+                    if let Some(store) = &self.store {
+                        for held in self.held.values() {
+                            context.serving.offer(store, held.segment, &held.pieces);
+                        }
+                    }
+                    self.track(link);
+                }
+                Action::Reserve => self.run_blocking(context, |_, store| {
+                    Done::Reserved(store.reserve())
+                }),
+                Action::Verify => self.verify(context),
+                Action::Publish => self.run_blocking(context, |context, store| {
+                    Done::Published(context.names.publish(store))
+                }),
+            }
+        }
+    }
+
+    fn open(&mut self, context: &Arc<Context>, previous: Option<TaskTracker>) {
+        let send = self.sender(context);
+        let snapshot = self.snapshot.clone();
+        let store = context.store.clone();
+        self.tasks.spawn(async move {
+            if let Some(previous) = previous {
+                previous.close();
+                previous.wait().await;
+            }
+            let opened = tokio::task::spawn_blocking(move || {
+                let store = store.snapshot(snapshot)?;
+                store.adopt()?;
+                let held = store.held();
+                Ok((store, held))
+            });
+            if let Ok(opened) = opened.await {
+                send(Done::Opened(opened));
+            }
+        });
+    }
+
+    fn verify(&self, context: &Arc<Context>) {
+        let Some(store) = self.store.clone() else {
+            return;
+        };
+        let send = self.sender(context);
+        let context = context.clone();
+        self.tasks.spawn(async move {
+            let Ok(_slot) = context.hash_slots.acquire().await else {
+                return;
+            };
+            let verified = tokio::task::spawn_blocking(move || store.verify());
+            if let Ok(verified) = verified.await {
+                send(Done::Verified(verified));
+            }
+        });
+    }
+
+    fn run_blocking(
+        &self,
+        context: &Arc<Context>,
+        work: impl FnOnce(&Context, &SnapshotStore) -> Done + Send + 'static,
+    ) {
+        let Some(store) = self.store.clone() else {
+            return;
+        };
+        let send = self.sender(context);
+        let context = context.clone();
+        self.tasks
+            .spawn_blocking(move || send(work(&context, &store)));
+    }
+
+    /// Sends back what came of a task of this opening.
+    fn sender(&self, context: &Arc<Context>) -> impl Fn(Done) + Send + 'static {
+        let results = context.results.clone();
+        let name = self.snapshot.name.clone();
+        let epoch = self.epoch;
+        move |done| {
+            // The loop is gone only when the agent stops.
+            let _ = results.send(Event::Snapshot {
+                name: name.clone(),
+                epoch,
+                done,
+            });
+        }
+    }
+
+    pub(super) fn phase(&self, now: Instant) -> (Phase, Option<&'static str>) {
+        let (phase, fault) = self.work.view(now);
+        (phase, fault.map(|fault| fault.reason))
+    }
+
+    /// Everything about it for the outside.
+    pub(super) fn state(&mut self, now: Instant, outlook: &Outlook) -> SnapshotState {
+        if let Some(store) = &self.store {
+            self.progress = store.progress();
+        }
+        let retry_at = self.work.view(now).1.and_then(|fault| fault.retry_at);
+        self.retry = retry_at.map(|moment| match self.retry {
+            Some((same, time)) if same == moment => (moment, time),
+            _ => (moment, time_of(now, moment)),
+        });
+        let (phase, fault) = self.work.view(now);
+        let problem = match fault {
+            Some(fault) => Some(Problem {
+                reason: fault.reason,
+                message: fault.message.clone(),
+                retry_at: self.retry.map(|(_, time)| time),
+            }),
+            None => self.quiet(now, outlook),
+        };
+        SnapshotState {
+            name: self.wanted.name.clone(),
+            repository: Some(self.snapshot.repository.clone()),
+            models: self.wanted.models.clone(),
+            phase,
+            size_bytes: self.progress.size_bytes,
+            held_bytes: self.progress.held_bytes,
+            origin_bytes: self.progress.origin_bytes,
+            peer_bytes: self.progress.peer_bytes,
+            problem,
+            verified_at: self.verified_at.filter(|_| phase == Phase::Ready),
+            fresh: self.fresh,
+        }
+    }
+
+    /// Why nothing comes in although nothing failed here.
+    fn quiet(&self, now: Instant, outlook: &Outlook) -> Option<Problem> {
+        let full = self
+            .store
+            .as_ref()
+            .is_some_and(|store| store.segments().len() == self.held.len());
+        if self.work.stage() != Stage::Filling || full || !self.running.is_empty() {
+            return None;
+        }
+        let (reason, message) = if outlook.alone {
+            (
+                reasons::NO_COORDINATOR,
+                "no connection to the operator's coordinator, which says where to get what is missing; the agent keeps trying; check that the operator runs and that this node can reach its Service",
+            )
+        } else if outlook.connected_for? >= ORDER_PATIENCE
+            && now.saturating_duration_since(self.last_order) >= ORDER_PATIENCE
+        {
+            match self.wanted.source {
+                SourcePolicy::PeersOnly => (
+                    reasons::WAITING_FOR_PEERS,
+                    "no other node has what is missing, and the policy PeersOnly keeps this one from the hub; let one node have the model or change spec.source of the ModelCache",
+                ),
+                SourcePolicy::PeersFirst | SourcePolicy::OriginOnly => (
+                    reasons::WAITING_FOR_PEERS,
+                    "no other node has what is missing, and the hub is left to other nodes or left alone for a while; their status says why",
+                ),
+            }
+        } else {
+            return None;
+        };
+        Some(Problem {
+            reason,
+            message: message.to_owned(),
+            retry_at: None,
+        })
+    }
+}

@@ -1,0 +1,366 @@
+//! What Prometheus reads.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::sync::{Mutex, PoisonError};
+
+use modelcache_crds::model_cache_node::Phase;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use crate::state::NodeState;
+
+/// Label of bytes: the repository.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Model {
+    /// Repository on the hub.
+    pub model: String,
+}
+
+/// Label of gauges of one snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Snapshot {
+    snapshot: String,
+}
+
+/// Labels of segments.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Transfer {
+    /// Where from.
+    pub source: Origin,
+    /// What came of it.
+    pub result: Outcome,
+}
+
+/// Where a segment came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum Origin {
+    /// The hub.
+    #[allow(non_camel_case_types)]
+    origin,
+    /// Another node.
+    #[allow(non_camel_case_types)]
+    peer,
+}
+
+/// What came of a transfer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum Outcome {
+    /// It is held.
+    #[allow(non_camel_case_types)]
+    held,
+    /// It failed.
+    #[allow(non_camel_case_types)]
+    failed,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Build {
+    version: &'static str,
+}
+
+/// All metrics of the agent. Cheap to share behind an `Arc`.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Payload bytes that came from the hub.
+    pub origin_received: Family<Model, Counter>,
+    /// Payload bytes that came from other nodes.
+    pub peer_received: Family<Model, Counter>,
+    /// Payload bytes that went to other nodes.
+    pub peer_sent: Family<Model, Counter>,
+    /// Transfers of segments that ended.
+    pub segments: Family<Transfer, Counter>,
+    /// Files whose hash was wrong.
+    pub verify_failures: Counter,
+    /// Writes of the own status.
+    pub status_writes: Counter,
+    /// Writes of the own status that failed.
+    pub status_write_errors: Counter,
+    connected: Gauge,
+    disk_size: Gauge,
+    disk_free: Gauge,
+    ready: Family<Snapshot, Gauge>,
+    size: Family<Snapshot, Gauge>,
+    held: Family<Snapshot, Gauge>,
+    /// Snapshots that have gauges, so that those of a snapshot that is gone can be removed.
+    told: Mutex<BTreeSet<String>>,
+}
+
+impl Metrics {
+    /// All at zero.
+    #[must_use]
+    pub fn new() -> Self {
+        let build = Family::<Build, Gauge>::default();
+        build
+            .get_or_create(&Build {
+                version: env!("CARGO_PKG_VERSION"),
+            })
+            .set(1);
+        let mut metrics = Self {
+            registry: Registry::with_prefix("modelcache_agent"),
+            origin_received: Family::default(),
+            peer_received: Family::default(),
+            peer_sent: Family::default(),
+            segments: Family::default(),
+            verify_failures: Counter::default(),
+            status_writes: Counter::default(),
+            status_write_errors: Counter::default(),
+            connected: Gauge::default(),
+            disk_size: Gauge::default(),
+            disk_free: Gauge::default(),
+            ready: Family::default(),
+            size: Family::default(),
+            held: Family::default(),
+            told: Mutex::default(),
+        };
+        // The library adds the full stop to each help text and `_total` to each counter.
+        let registry = &mut metrics.registry;
+        registry.register(
+            "build_info",
+            "Always 1; the version of the agent is in the label",
+            build,
+        );
+        registry.register(
+            "origin_received_bytes",
+            "Bytes of model files received from the hub since the agent started, including those of attempts that failed",
+            metrics.origin_received.clone(),
+        );
+        registry.register(
+            "peer_received_bytes",
+            "Bytes of model files received from other nodes since the agent started",
+            metrics.peer_received.clone(),
+        );
+        registry.register(
+            "peer_sent_bytes",
+            "Bytes of model files sent to other nodes since the agent started",
+            metrics.peer_sent.clone(),
+        );
+        registry.register(
+            "segments",
+            "Transfers of segments that ended, by where the segment came from and what came of it",
+            metrics.segments.clone(),
+        );
+        registry.register(
+            "verify_failures",
+            "Files whose content did not have the hash that the hub states; they were thrown away and fetched again",
+            metrics.verify_failures.clone(),
+        );
+        registry.register(
+            "status_writes",
+            "Writes of the status of this node's ModelCacheNode that succeeded",
+            metrics.status_writes.clone(),
+        );
+        registry.register(
+            "status_write_errors",
+            "Writes of the status of this node's ModelCacheNode that failed and are tried again",
+            metrics.status_write_errors.clone(),
+        );
+        registry.register(
+            "coordinator_connected",
+            "Whether the agent has a connection to the coordinator (1) or not (0)",
+            metrics.connected.clone(),
+        );
+        registry.register(
+            "disk_size_bytes",
+            "Size of the file system that holds the cache",
+            metrics.disk_size.clone(),
+        );
+        registry.register(
+            "disk_free_bytes",
+            "Space of the file system of the cache that the agent can still use",
+            metrics.disk_free.clone(),
+        );
+        registry.register(
+            "snapshot_ready",
+            "Whether the snapshot is whole, verified and published on this node (1) or not (0)",
+            metrics.ready.clone(),
+        );
+        registry.register(
+            "snapshot_size_bytes",
+            "Size of the snapshot when it is whole",
+            metrics.size.clone(),
+        );
+        registry.register(
+            "snapshot_held_bytes",
+            "Bytes of the snapshot that are durable on this node",
+            metrics.held.clone(),
+        );
+        metrics
+    }
+
+    /// Sets the gauges that say how the node stands.
+    pub fn show(&self, state: &NodeState) {
+        self.connected.set(i64::from(state.connected));
+        self.disk_size.set(signed(state.total_bytes));
+        self.disk_free.set(signed(state.free_bytes));
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut now = BTreeSet::new();
+        for snapshot in &state.snapshots {
+            let label = Snapshot {
+                snapshot: snapshot.name.clone(),
+            };
+            self.ready
+                .get_or_create(&label)
+                .set(i64::from(snapshot.phase == Phase::Ready));
+            self.size
+                .get_or_create(&label)
+                .set(signed(snapshot.size_bytes));
+            self.held
+                .get_or_create(&label)
+                .set(signed(snapshot.held_bytes));
+            now.insert(snapshot.name.clone());
+        }
+        for gone in told.difference(&now) {
+            let label = Snapshot {
+                snapshot: gone.clone(),
+            };
+            self.ready.remove(&label);
+            self.size.remove(&label);
+            self.held.remove(&label);
+        }
+        *told = now;
+    }
+
+    /// Everything in the Prometheus text format, version 0.0.4.
+    #[must_use]
+    pub fn encode(&self) -> String {
+        let mut text = String::new();
+        // Writing to a string does not fail.
+        let _ = text::encode(&mut text, &self.registry);
+        prometheus_text(&text)
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+/// OpenMetrics as Prometheus' older text format, which every scraper and `promtool check metrics` read: there a counter's
+/// HELP and TYPE bear the suffix `_total` too, and there is neither UNIT nor EOF.
+fn prometheus_text(open_metrics: &str) -> String {
+    let counters: BTreeSet<&str> = open_metrics
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter"))
+        .collect();
+    let mut text = String::with_capacity(open_metrics.len() + 256);
+    for line in open_metrics.lines() {
+        if line == "# EOF" || line.starts_with("# UNIT ") {
+            continue;
+        }
+        let described = ["# HELP ", "# TYPE "].iter().find_map(|kind| {
+            let (name, rest) = line.strip_prefix(kind)?.split_once(' ')?;
+            counters.contains(name).then_some((kind, name, rest))
+        });
+        // Writing to a string does not fail.
+        let _ = match described {
+            Some((kind, name, rest)) => writeln!(text, "{kind}{name}_total {rest}"),
+            None => writeln!(text, "{line}"),
+        };
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::process::{Command, Stdio};
+
+    use crate::state::SnapshotState;
+
+    use super::*;
+
+    fn filled() -> (Metrics, NodeState) {
+        let metrics = Metrics::new();
+        let model = Model {
+            model: "acme/rocket".to_owned(),
+        };
+        metrics.origin_received.get_or_create(&model).inc_by(7);
+        metrics.peer_received.get_or_create(&model).inc();
+        metrics.peer_sent.get_or_create(&model).inc();
+        metrics
+            .segments
+            .get_or_create(&Transfer {
+                source: Origin::peer,
+                result: Outcome::failed,
+            })
+            .inc();
+        let state = NodeState {
+            connected: true,
+            snapshots: vec![SnapshotState {
+                name: "rocket-1".to_owned(),
+                repository: None,
+                models: Vec::new(),
+                phase: Phase::Ready,
+                size_bytes: 7,
+                held_bytes: 7,
+                origin_bytes: 7,
+                peer_bytes: 0,
+                problem: None,
+                verified_at: None,
+                fresh: true,
+            }],
+            ..NodeState::default()
+        };
+        metrics.show(&state);
+        (metrics, state)
+    }
+
+    #[test]
+    fn names_labels_and_help_are_as_documented() {
+        let (metrics, mut state) = filled();
+        let text = metrics.encode();
+        for line in [
+            "# TYPE modelcache_agent_origin_received_bytes_total counter",
+            "modelcache_agent_origin_received_bytes_total{model=\"acme/rocket\"} 7",
+            "modelcache_agent_snapshot_ready{snapshot=\"rocket-1\"} 1",
+            "modelcache_agent_coordinator_connected 1",
+            "modelcache_agent_segments_total{source=\"peer\",result=\"failed\"} 1",
+        ] {
+            assert!(text.lines().any(|have| have == line), "{line}\n{text}");
+        }
+        for line in text.lines().filter(|line| line.starts_with("# HELP ")) {
+            assert!(line.ends_with('.') && !line.ends_with(".."), "{line}");
+        }
+        assert!(!text.contains("EOF"));
+        state.snapshots.clear();
+        metrics.show(&state);
+        assert!(!metrics.encode().contains("rocket-1"));
+    }
+
+    #[test]
+    fn promtool_finds_nothing_to_complain_about() {
+        let mut promtool = match Command::new("promtool")
+            .args(["check", "metrics"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+        {
+            Ok(promtool) => promtool,
+            Err(error) => {
+                eprintln!("SKIPPED: promtool cannot be run ({error}); install Debian's package prometheus");
+                return;
+            }
+        };
+        let text = filled().0.encode();
+        promtool
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(text.as_bytes())
+            .unwrap();
+        let output = promtool.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.is_empty(), "{said}");
+    }
+}

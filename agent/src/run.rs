@@ -1,0 +1,143 @@
+//! Wires the parts together: the core, the API server, the coordinator, metrics and probes.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use thiserror::Error;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::args::{RunArgs, coordinator_url};
+use crate::coordinator::{Link, LinkConfig};
+use crate::core::{Core, CoreError, Settings};
+use crate::http::{self, Health, HttpError};
+use crate::intent::{self, Objects, StateFileError};
+use crate::metrics::Metrics;
+use crate::report::Reports;
+use crate::watch::Follow;
+
+/// Why the agent does not start.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// Metrics and probes cannot be served.
+    #[error(transparent)]
+    Http(#[from] HttpError),
+    /// The cache, the engine or the uploader does not start.
+    #[error(transparent)]
+    Core(#[from] CoreError),
+    /// The agent's own state cannot be read.
+    #[error(transparent)]
+    State(#[from] StateFileError),
+    /// There is no way to reach the API server.
+    #[error("no configuration for the API server: {0}; run in a pod with a service account, or set KUBECONFIG")]
+    Client(#[from] kube::Error),
+    /// The same, while the configuration is put together.
+    #[error("no configuration for the API server: {0}; run in a pod with a service account, or set KUBECONFIG")]
+    Config(#[from] kube::config::InferConfigError),
+    /// Signals cannot be received.
+    #[error("cannot listen for signals: {0}")]
+    Signals(std::io::Error),
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub async fn run(args: RunArgs) -> Result<(), RunError> {
+    let RunArgs {
+        node_name,
+        node_ip,
+        cache_dir,
+        coordinator,
+        token_file,
+        peer_port,
+        metrics_listen,
+    } = args;
+    let stop = CancellationToken::new();
+    stop_on_signal(&stop)?;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        node = node_name,
+        cache = %cache_dir.display(),
+        "starting"
+    );
+    let metrics = Arc::new(Metrics::new());
+    let health = Arc::new(Health::new());
+    let server = http::serve(
+        metrics_listen,
+        metrics.clone(),
+        health.clone(),
+        stop.clone(),
+    )
+    .await?;
+
+    let file = intent::state_path(&cache_dir, "intent.json");
+    let settings = Settings {
+        node: node_name.clone(),
+        node_ip,
+        // All addresses of the family in which the node is known.
+        peer_listen: SocketAddr::new(
+            match node_ip {
+                std::net::IpAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
+                std::net::IpAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
+            },
+            peer_port,
+        ),
+        cache_dir,
+    };
+    let opened = tokio::select! {
+        () = stop.cancelled() => return Ok(()),
+        opened = Core::open(settings, metrics.clone(), health) => opened,
+    };
+    let core = opened?;
+    let objects = intent::load::<Objects>(&file)?.unwrap_or_default();
+    let (intent, intents) = watch::channel(objects.intent());
+    let (target, targets) = watch::channel(None);
+    let client = kube::Client::try_from(kube::Config::infer().await?)?;
+    let follow = Follow {
+        client: client.clone(),
+        node: node_name.clone(),
+        file,
+        objects,
+        intent,
+        target,
+    };
+    let reports = Reports {
+        client,
+        node: node_name.clone(),
+        target: targets,
+        state: core.state(),
+        metrics,
+    };
+    let (link, orders) = Link::start(LinkConfig {
+        url: coordinator_url(&coordinator),
+        token_file,
+        node: node_name,
+        peer_address: core.peer_address(),
+    });
+    let following = tokio::spawn(follow.run(stop.clone()));
+    let reporting = tokio::spawn(reports.run(stop.clone()));
+    core.run(link, orders, intents, stop.clone()).await;
+
+    // Also when the core ended by itself: the kubelet starts the agent anew.
+    stop.cancel();
+    for task in [following, reporting, server] {
+        if let Err(error) = task.await {
+            tracing::error!(%error, "a task ended badly");
+        }
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn stop_on_signal(stop: &CancellationToken) -> Result<(), RunError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signals)?;
+    let stop = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        stop.cancel();
+    });
+    Ok(())
+}

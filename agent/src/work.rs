@@ -1,0 +1,686 @@
+//! What to do next about one snapshot: a state machine without effects.
+//!
+//! ```text
+//! Opening → Reserving → Filling → Publishing → Ready
+//!    └──────────────────────────────┘ (published before: straight to Publishing)
+//! any of them → Waiting (a failure on this node) → the step that failed
+//! ```
+//! The driver ([`crate::core`]) carries out the [`Action`]s and feeds back what came of them as [`Input`]s.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use modelcache_crds::model_cache_node::Phase;
+
+use crate::reasons;
+
+/// First wait after a failure on this node; doubles up to [`LONGEST_WAIT`].
+const FIRST_WAIT: Duration = Duration::from_secs(5);
+/// Longest wait after a failure on this node.
+const LONGEST_WAIT: Duration = Duration::from_mins(5);
+/// A transfer that failed is a problem only when nothing comes in for so long afterwards.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Where a snapshot stands on this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Its journal is being read.
+    Opening,
+    /// Space is being reserved.
+    Reserving,
+    /// Segments come in and blobs are verified.
+    Filling,
+    /// Every blob is verified; being made visible.
+    Publishing,
+    /// Visible.
+    Ready,
+    /// This node failed; the step is done again at that moment.
+    Waiting {
+        /// When.
+        until: Instant,
+        /// What.
+        then: Step,
+    },
+}
+
+/// A step that can fail on this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Read the journal, then reserve or publish as it says.
+    Open,
+    /// Reserve space.
+    Reserve,
+    /// Make visible.
+    Publish,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// The journal was read.
+    Opened {
+        /// Every segment is held.
+        full: bool,
+        /// It was published before and its files are still as they should be.
+        published: bool,
+    },
+    /// Space is reserved.
+    Reserved,
+    /// A transfer began.
+    Started,
+    /// A segment is durable.
+    Committed {
+        /// Every segment is held now.
+        full: bool,
+    },
+    /// A verification pass ended.
+    Verified {
+        /// Segments that are proven now.
+        good: Vec<u32>,
+        /// Segments that were thrown away, with what to tell people.
+        bad: Option<(Vec<u32>, String)>,
+        /// Every blob is proven.
+        whole: bool,
+    },
+    /// Segments were thrown away because another node found them wrong.
+    Discarded,
+    /// It is visible under the names it should have.
+    Published,
+    /// The names it should be visible under changed.
+    ModelsChanged,
+    /// Something failed on this node.
+    Failed {
+        /// What is to be done again.
+        step: Step,
+        /// One of [`reasons`].
+        reason: &'static str,
+        /// For people.
+        message: String,
+    },
+    /// A transfer failed.
+    TransferFailed {
+        /// One of [`reasons`].
+        reason: &'static str,
+        /// For people.
+        message: String,
+        /// How long the origin wants to be left alone.
+        retry_after: Option<Duration>,
+    },
+    /// Time passed.
+    Tick,
+}
+
+/// Something to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Stop all transfers, tell the coordinator that nothing is wanted or served, then read the journal.
+    Open,
+    /// Stop all transfers and tell the coordinator that nothing is wanted or served.
+    Withdraw,
+    /// Reserve space.
+    Reserve,
+    /// Tell the coordinator what is held and wanted, and serve what is held.
+    Track,
+    /// Verify what is complete.
+    Verify,
+    /// Make visible.
+    Publish,
+}
+
+/// Why a snapshot does not get on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// One of [`reasons`].
+    pub reason: &'static str,
+    /// For people.
+    pub message: String,
+    /// When the agent tries again, if that is known.
+    pub retry_at: Option<Instant>,
+    /// Failures of transfers count only when they last; the others at once.
+    visible_from: Instant,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Local,
+    Transfer,
+    Corrupt,
+}
+
+/// The state of one snapshot.
+#[derive(Clone, Debug)]
+pub struct Work {
+    stage: Stage,
+    full: bool,
+    started: bool,
+    verifying: bool,
+    /// A segment came in since the verification pass began.
+    verify_again: bool,
+    failures: u32,
+    fault: Option<Fault>,
+    corrupt: BTreeSet<u32>,
+}
+
+impl Work {
+    /// A snapshot that was just asked for. The first action is [`Action::Open`].
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            stage: Stage::Opening,
+            full: false,
+            started: false,
+            verifying: false,
+            verify_again: false,
+            failures: 0,
+            fault: None,
+            corrupt: BTreeSet::new(),
+        }
+    }
+
+    /// Where it stands.
+    #[must_use]
+    pub fn stage(&self) -> Stage {
+        self.stage
+    }
+
+    /// Whether orders of the coordinator can be carried out.
+    #[must_use]
+    pub fn takes_orders(&self) -> bool {
+        self.stage == Stage::Filling
+    }
+
+    /// The phase for people, and why it does not get on if so.
+    #[must_use]
+    pub fn view(&self, now: Instant) -> (Phase, Option<&Fault>) {
+        if let Some(fault) = &self.fault
+            && now >= fault.visible_from
+        {
+            return (Phase::Failed, Some(fault));
+        }
+        let phase = match self.stage {
+            Stage::Opening | Stage::Reserving | Stage::Waiting { .. } => Phase::Pending,
+            Stage::Filling if self.full => Phase::Verifying,
+            Stage::Filling if self.started => Phase::Downloading,
+            Stage::Filling => Phase::Pending,
+            Stage::Publishing => Phase::Verifying,
+            Stage::Ready => Phase::Ready,
+        };
+        (phase, None)
+    }
+
+    /// Takes note of what happened and says what to do now.
+    pub fn next(&mut self, now: Instant, input: Input) -> Vec<Action> {
+        match input {
+            Input::Opened { full, published } => self.opened(full, published),
+            Input::Reserved => {
+                if self.stage != Stage::Reserving {
+                    return Vec::new();
+                }
+                self.stage = Stage::Filling;
+                self.clear(Kind::Local);
+                self.failures = 0;
+                let mut actions = vec![Action::Track];
+                actions.extend(self.verify());
+                actions
+            }
+            Input::Started => {
+                self.started = true;
+                Vec::new()
+            }
+            Input::Committed { full } => {
+                self.full = full;
+                self.clear(Kind::Transfer);
+                if self.stage == Stage::Filling {
+                    self.verify().into_iter().collect()
+                } else {
+                    Vec::new()
+                }
+            }
+            Input::Verified { good, bad, whole } => self.verified(now, &good, bad, whole),
+            Input::Discarded => {
+                self.full = false;
+                Vec::new()
+            }
+            Input::Published => {
+                self.stage = Stage::Ready;
+                self.failures = 0;
+                self.fault = None;
+                self.corrupt.clear();
+                Vec::new()
+            }
+            Input::ModelsChanged => match self.stage {
+                Stage::Ready | Stage::Publishing => {
+                    self.stage = Stage::Publishing;
+                    vec![Action::Publish]
+                }
+                _ => Vec::new(),
+            },
+            Input::Failed {
+                step,
+                reason,
+                message,
+            } => self.failed(now, step, reason, message),
+            Input::TransferFailed {
+                reason,
+                message,
+                retry_after,
+            } => {
+                self.transfer_failed(now, reason, message, retry_after);
+                Vec::new()
+            }
+            Input::Tick => self.tick(now),
+        }
+    }
+
+    fn opened(&mut self, full: bool, published: bool) -> Vec<Action> {
+        self.full = full;
+        self.started |= full;
+        if published {
+            // Again, because the names it should have may have changed while the agent was away.
+            self.stage = Stage::Publishing;
+            return vec![Action::Track, Action::Publish];
+        }
+        self.stage = Stage::Reserving;
+        vec![Action::Reserve]
+    }
+
+    fn verify(&mut self) -> Option<Action> {
+        if self.verifying {
+            self.verify_again = true;
+            return None;
+        }
+        self.verifying = true;
+        self.verify_again = false;
+        Some(Action::Verify)
+    }
+
+    fn verified(
+        &mut self,
+        now: Instant,
+        good: &[u32],
+        bad: Option<(Vec<u32>, String)>,
+        whole: bool,
+    ) -> Vec<Action> {
+        self.verifying = false;
+        if self.stage != Stage::Filling {
+            return Vec::new();
+        }
+        for segment in good {
+            self.corrupt.remove(segment);
+        }
+        if self.corrupt.is_empty() {
+            self.clear(Kind::Corrupt);
+        }
+        if let Some((segments, message)) = bad {
+            self.full = false;
+            self.corrupt.extend(segments);
+            self.fault = Some(Fault {
+                reason: reasons::HASH_MISMATCH,
+                message,
+                retry_at: None,
+                visible_from: now,
+                kind: Kind::Corrupt,
+            });
+        }
+        if whole {
+            self.stage = Stage::Publishing;
+            return vec![Action::Publish];
+        }
+        if self.verify_again {
+            return self.verify().into_iter().collect();
+        }
+        Vec::new()
+    }
+
+    fn failed(
+        &mut self,
+        now: Instant,
+        step: Step,
+        reason: &'static str,
+        message: String,
+    ) -> Vec<Action> {
+        if matches!(self.stage, Stage::Waiting { .. }) {
+            // Several parts of one step failed; the first counts.
+            return Vec::new();
+        }
+        let wait = back_off(self.failures);
+        self.failures = self.failures.saturating_add(1);
+        let until = now + wait;
+        self.stage = Stage::Waiting { until, then: step };
+        self.fault = Some(Fault {
+            reason,
+            message,
+            retry_at: Some(until),
+            visible_from: now,
+            kind: Kind::Local,
+        });
+        match step {
+            // What is held stays good to serve while its names cannot be made.
+            Step::Publish => Vec::new(),
+            Step::Open | Step::Reserve => vec![Action::Withdraw],
+        }
+    }
+
+    fn transfer_failed(
+        &mut self,
+        now: Instant,
+        reason: &'static str,
+        message: String,
+        retry_after: Option<Duration>,
+    ) {
+        if self.stage != Stage::Filling {
+            return;
+        }
+        let visible_from = match &self.fault {
+            // A wrong hash says more than the transfers that fail while it is mended.
+            Some(fault) if fault.kind != Kind::Transfer => return,
+            Some(fault) => fault.visible_from,
+            None => now + PATIENCE,
+        };
+        self.fault = Some(Fault {
+            reason,
+            message,
+            retry_at: retry_after.map(|wait| now + wait),
+            visible_from,
+            kind: Kind::Transfer,
+        });
+    }
+
+    fn tick(&mut self, now: Instant) -> Vec<Action> {
+        match self.stage {
+            Stage::Waiting { until, then } if now >= until => match then {
+                Step::Open => {
+                    self.restart();
+                    vec![Action::Open]
+                }
+                Step::Reserve => {
+                    self.stage = Stage::Reserving;
+                    vec![Action::Reserve]
+                }
+                Step::Publish => {
+                    self.stage = Stage::Publishing;
+                    vec![Action::Publish]
+                }
+            },
+            _ => Vec::new(),
+        }
+    }
+
+    /// Begins again from what is on disk; what went wrong stays told until something goes right.
+    fn restart(&mut self) {
+        self.stage = Stage::Opening;
+        self.full = false;
+        self.verifying = false;
+        self.verify_again = false;
+    }
+
+    fn clear(&mut self, kind: Kind) {
+        if self.fault.as_ref().is_some_and(|fault| fault.kind == kind) {
+            self.fault = None;
+        }
+    }
+}
+
+impl Default for Work {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// How long to wait after so many failures in a row.
+#[must_use]
+pub fn back_off(failures: u32) -> Duration {
+    FIRST_WAIT
+        .saturating_mul(1_u32 << failures.min(10))
+        .min(LONGEST_WAIT)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const NOTHING: Vec<Action> = Vec::new();
+
+    fn filling(now: Instant) -> Work {
+        let mut work = Work::new();
+        assert_eq!(
+            work.next(
+                now,
+                Input::Opened {
+                    full: false,
+                    published: false
+                }
+            ),
+            [Action::Reserve]
+        );
+        assert_eq!(
+            work.next(now, Input::Reserved),
+            [Action::Track, Action::Verify]
+        );
+        assert_eq!(work.next(now, verified(false)), NOTHING);
+        work
+    }
+
+    fn verified(whole: bool) -> Input {
+        Input::Verified {
+            good: Vec::new(),
+            bad: None,
+            whole,
+        }
+    }
+
+    #[test]
+    fn a_cold_start_ends_ready() {
+        let now = Instant::now();
+        let mut work = filling(now);
+        assert_eq!(work.view(now).0, Phase::Pending);
+        work.next(now, Input::Started);
+        assert_eq!(work.view(now).0, Phase::Downloading);
+        assert_eq!(
+            work.next(now, Input::Committed { full: false }),
+            [Action::Verify]
+        );
+        // Another segment while that pass runs: one more pass afterwards, not two at once.
+        assert_eq!(work.next(now, Input::Committed { full: true }), NOTHING);
+        assert_eq!(work.view(now).0, Phase::Verifying);
+        assert_eq!(work.next(now, verified(false)), [Action::Verify]);
+        assert_eq!(work.next(now, verified(true)), [Action::Publish]);
+        assert_eq!(work.view(now).0, Phase::Verifying);
+        assert_eq!(work.next(now, Input::Published), NOTHING);
+        assert_eq!(work.view(now).0, Phase::Ready);
+        assert_eq!(work.next(now, Input::ModelsChanged), [Action::Publish]);
+    }
+
+    #[test]
+    fn published_before_means_ready_without_reserving() {
+        let now = Instant::now();
+        let mut work = Work::new();
+        let opened = Input::Opened {
+            full: true,
+            published: true,
+        };
+        assert_eq!(work.next(now, opened), [Action::Track, Action::Publish]);
+        work.next(now, Input::Published);
+        assert_eq!(work.view(now).0, Phase::Ready);
+    }
+
+    #[test]
+    fn no_space_waits_longer_each_time_and_clears_when_there_is_some() {
+        let mut now = Instant::now();
+        let mut work = Work::new();
+        work.next(
+            now,
+            Input::Opened {
+                full: false,
+                published: false,
+            },
+        );
+        let mut waits = Vec::new();
+        for _ in 0..3 {
+            let failed = Input::Failed {
+                step: Step::Reserve,
+                reason: reasons::NO_SPACE,
+                message: "1 GB missing".to_owned(),
+            };
+            assert_eq!(work.next(now, failed), [Action::Withdraw]);
+            let (phase, fault) = work.view(now);
+            assert_eq!(phase, Phase::Failed);
+            let until = fault.unwrap().retry_at.unwrap();
+            waits.push((until - now).as_secs());
+            assert_eq!(work.next(now, Input::Tick), NOTHING);
+            now = until;
+            assert_eq!(work.next(now, Input::Tick), [Action::Reserve]);
+            // Still told while it is tried again.
+            assert_eq!(work.view(now).0, Phase::Failed);
+        }
+        assert_eq!(waits, [5, 10, 20]);
+        assert_eq!(
+            work.next(now, Input::Reserved),
+            [Action::Track, Action::Verify]
+        );
+        assert_eq!(work.view(now), (Phase::Pending, None));
+        assert_eq!(back_off(1000), LONGEST_WAIT);
+    }
+
+    #[test]
+    fn a_wrong_hash_is_told_at_once_and_until_those_segments_are_proven() {
+        let now = Instant::now();
+        let mut work = filling(now);
+        work.next(now, Input::Committed { full: true });
+        let corrupt = Input::Verified {
+            good: vec![0],
+            bad: Some((vec![1, 2], "model.bin is wrong".to_owned())),
+            whole: false,
+        };
+        work.next(now, corrupt);
+        let told = |work: &Work| work.view(now).1.map(|fault| fault.reason);
+        assert_eq!(told(&work), Some(reasons::HASH_MISMATCH));
+        work.next(
+            now,
+            Input::TransferFailed {
+                reason: reasons::ORIGIN_UNAVAILABLE,
+                message: String::new(),
+                retry_after: None,
+            },
+        );
+        work.next(now, Input::Committed { full: false });
+        assert_eq!(told(&work), Some(reasons::HASH_MISMATCH));
+        let good = |segments: &[u32]| Input::Verified {
+            good: segments.to_vec(),
+            bad: None,
+            whole: false,
+        };
+        work.next(now, good(&[1]));
+        assert_eq!(told(&work), Some(reasons::HASH_MISMATCH));
+        work.next(now, good(&[2]));
+        assert_eq!(told(&work), None);
+    }
+
+    #[test]
+    fn a_failed_transfer_is_told_only_when_nothing_comes_in_afterwards() {
+        let now = Instant::now();
+        let mut work = filling(now);
+        work.next(now, Input::Started);
+        let failed = |message: &str| Input::TransferFailed {
+            reason: reasons::RATE_LIMITED,
+            message: message.to_owned(),
+            retry_after: Some(Duration::from_mins(1)),
+        };
+        work.next(now, failed("first"));
+        assert_eq!(work.view(now), (Phase::Downloading, None));
+        // The patience does not begin anew with each failure.
+        let later = now + PATIENCE;
+        work.next(later, failed("second"));
+        let (phase, fault) = work.view(later);
+        assert_eq!(phase, Phase::Failed);
+        assert_eq!(fault.unwrap().message, "second");
+        assert_eq!(
+            fault.unwrap().retry_at,
+            Some(later + Duration::from_mins(1))
+        );
+        work.next(later, Input::Committed { full: false });
+        assert_eq!(work.view(later), (Phase::Downloading, None));
+    }
+
+    #[test]
+    fn a_disk_that_fails_while_filling_begins_again_from_the_journal() {
+        let now = Instant::now();
+        let mut work = filling(now);
+        let failed = || Input::Failed {
+            step: Step::Open,
+            reason: reasons::DISK_ERROR,
+            message: "I/O error".to_owned(),
+        };
+        assert_eq!(work.next(now, failed()), [Action::Withdraw]);
+        assert_eq!(work.next(now, failed()), NOTHING);
+        assert!(!work.takes_orders());
+        assert_eq!(work.next(now + FIRST_WAIT, Input::Tick), [Action::Open]);
+        let opened = Input::Opened {
+            full: false,
+            published: false,
+        };
+        assert_eq!(work.next(now, opened), [Action::Reserve]);
+    }
+
+    fn any_input() -> impl Strategy<Value = Input> {
+        prop_oneof![
+            any::<(bool, bool)>().prop_map(|(full, published)| Input::Opened { full, published }),
+            Just(Input::Reserved),
+            Just(Input::Started),
+            any::<bool>().prop_map(|full| Input::Committed { full }),
+            any::<(bool, bool)>().prop_map(|(bad, whole)| Input::Verified {
+                good: vec![0],
+                bad: (bad && !whole).then(|| (vec![0, 1], "wrong".to_owned())),
+                whole,
+            }),
+            Just(Input::Discarded),
+            Just(Input::ModelsChanged),
+            Just(Input::Failed {
+                step: Step::Open,
+                reason: reasons::DISK_ERROR,
+                message: String::new()
+            }),
+            Just(Input::TransferFailed {
+                reason: reasons::GATED,
+                message: String::new(),
+                retry_after: None
+            }),
+            Just(Input::Tick),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn never_ready_but_by_publishing(inputs in prop::collection::vec(any_input(), 0..60)) {
+            let mut now = Instant::now();
+            let mut work = Work::new();
+            for input in inputs {
+                now += Duration::from_secs(3);
+                let publishing = work.stage() == Stage::Publishing;
+                let actions = work.next(now, input);
+                prop_assert_ne!(work.stage(), Stage::Ready);
+                // Made visible only on the way through Publishing.
+                if actions.contains(&Action::Publish) {
+                    prop_assert_eq!(work.stage(), Stage::Publishing);
+                }
+                let _ = publishing;
+                prop_assert_eq!(work.view(now).0 == Phase::Failed, work.view(now).1.is_some());
+            }
+        }
+
+        #[test]
+        fn left_alone_it_always_gets_out_of_waiting(inputs in prop::collection::vec(any_input(), 0..60)) {
+            let now = Instant::now();
+            let mut work = Work::new();
+            for input in inputs {
+                work.next(now, input);
+            }
+            let actions = work.next(now + LONGEST_WAIT, Input::Tick);
+            let waiting = matches!(work.stage(), Stage::Waiting { .. });
+            prop_assert!(!waiting, "{actions:?}");
+        }
+    }
+}

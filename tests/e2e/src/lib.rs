@@ -2,9 +2,12 @@
 //! what is true there. Everything goes through the Kubernetes API, so that any cluster will do; what needs the power
 //! switch or the cable of a node is asked of [`modelcache_test_cluster`], which says so where it cannot.
 
+pub mod files;
 pub mod hub;
 pub mod metrics;
 pub mod model_cache;
 pub mod pods;
+pub mod scenarios;
 pub mod wait;
 pub mod world;
+pub mod writes;

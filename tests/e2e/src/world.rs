@@ -9,6 +9,7 @@ use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::core::DynamicObject;
 use kube::discovery::{ApiResource, Discovery, Scope};
 use kube::{Client, ResourceExt};
+use modelcache_crds::ModelSnapshot;
 use modelcache_test_cluster::Cluster;
 
 use crate::wait::until;
@@ -155,6 +156,91 @@ impl World {
         pods.into_iter()
             .find(|pod| pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == Some(node))
             .with_context(|| format!("no agent on {node}"))
+    }
+
+    /// Waits until a node is Ready.
+    pub async fn node_ready(&self, node: &str, limit: Duration) -> Result<()> {
+        until(format!("{node} to be Ready"), limit, || async {
+            if self.ready_nodes().await?.iter().any(|name| name == node) { Ok(()) } else { bail!("not yet") }
+        })
+        .await
+    }
+
+    /// Boots one more node of the test rig; its name, once it is Ready.
+    pub async fn add_node(&self) -> Result<String> {
+        let there = self.ready_nodes().await?;
+        let node = (1..=9)
+            .map(|number| format!("node-{number}"))
+            .find(|name| !there.contains(name))
+            .context("the rig has nine nodes at most")?;
+        self.cluster.boot(&node)?;
+        self.node_ready(&node, Duration::from_secs(60)).await?;
+        Ok(node)
+    }
+
+    /// The address of the hub's pod, for programs outside the cluster's service network.
+    pub async fn hub_address(&self) -> Result<String> {
+        let pods = self.pods(APPS, "app=hub").await?;
+        let ip = pods.first().and_then(|pod| pod.status.as_ref()?.pod_ip.clone()).context("the hub has no address")?;
+        Ok(format!("http://{ip}:8080"))
+    }
+
+    /// Takes a node of the test rig away for good.
+    pub async fn remove_node(&self, node: &str) -> Result<()> {
+        self.cluster.power_cut(node)?;
+        self.kubectl(&["delete", "node", node])?;
+        // Its pods would otherwise wait for a kubelet that never comes back.
+        for pod in self.pods_on(node).await? {
+            let namespace = pod.namespace().unwrap_or_default();
+            self.kubectl(&["-n", &namespace, "delete", "pod", &pod.name_any(), "--force", "--grace-period=0", "--ignore-not-found"])?;
+        }
+        Ok(())
+    }
+
+    async fn pods_on(&self, node: &str) -> Result<Vec<Pod>> {
+        let api: Api<Pod> = Api::all(self.client.clone());
+        Ok(api.list(&ListParams::default().fields(&format!("spec.nodeName={node}"))).await?.items)
+    }
+
+    /// Runs a shell script on a node's cache, from a pod with a hostPath mount; what it printed.
+    pub async fn on_node(&self, node: &str, script: &str) -> Result<String> {
+        let name = format!("look-{node}");
+        let image = self.images.name("busybox");
+        let pod = format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: {APPS}}}\nspec:\n  nodeName: {node}\n  terminationGracePeriodSeconds: 0\n  containers:\n  - {{name: look, image: {image}, imagePullPolicy: IfNotPresent, command: [/bin/sh, -c, 'sleep 100000'], volumeMounts: [{{name: cache, mountPath: /var/lib/modelcache, readOnly: true}}]}}\n  volumes:\n  - {{name: cache, hostPath: {{path: /var/lib/modelcache}}}}\n"
+        );
+        self.apply(&pod).await?;
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), APPS);
+        until(format!("pod {name}"), Duration::from_secs(60), || async {
+            if is_ready(&api.get(&name).await?) { Ok(()) } else { bail!("not ready") }
+        })
+        .await?;
+        self.kubectl(&["-n", APPS, "exec", &name, "--", "/bin/sh", "-c", script])
+    }
+
+    /// The ends of the logs of operator and agents, for a failure's report.
+    pub async fn recent_logs(&self) -> Result<String> {
+        let mut text = String::new();
+        for pod in self.pods(SYSTEM, "").await? {
+            let name = pod.name_any();
+            let log = self.kubectl(&["-n", SYSTEM, "logs", &name, "--tail=15"]).unwrap_or_else(|error| format!("{error:#}"));
+            text += &format!("--- {name}\n{log}\n");
+        }
+        Ok(text)
+    }
+
+    /// Waits until no ModelSnapshot is left, which means that the operator has let go of everything.
+    pub async fn no_snapshots(&self, limit: Duration) -> Result<()> {
+        let api: Api<ModelSnapshot> = Api::all(self.client.clone());
+        until("the snapshots to be gone", limit, || async {
+            match api.list(&ListParams::default()).await {
+                Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+                Err(error) => Err(error.into()),
+                Ok(list) if list.items.is_empty() => Ok(()),
+                Ok(list) => bail!("{} are left", list.items.len()),
+            }
+        })
+        .await
     }
 
     /// Makes a namespace if it is not there.

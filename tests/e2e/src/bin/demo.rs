@@ -123,7 +123,7 @@ async fn finish(
         .sum();
     #[expect(clippy::cast_possible_truncation, reason = "byte counts stay far below 2^53")]
     let origin_bytes = match hub {
-        Some(hub) => hub.content_bytes(REPOSITORY).await?,
+        Some(hub) => i64::try_from(hub.content_bytes(REPOSITORY).await?)?,
         None => from_metrics as i64,
     };
     #[expect(clippy::cast_precision_loss, reason = "byte counts stay far below 2^53")]

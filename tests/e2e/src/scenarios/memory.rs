@@ -1,0 +1,60 @@
+//! The memory of operator and agents while a file of 1 GB moves.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use modelcache_test_cluster::ClusterError;
+
+use modelcache_test_hub::admin::FileSpec;
+
+use super::{Outcome, cold};
+use crate::hub::{self, Hub};
+use crate::world::{SYSTEM, World};
+
+const AGENT_MEGABYTES: u64 = 200;
+const OPERATOR_MEGABYTES: u64 = 64;
+
+pub(super) async fn run(world: &World) -> Result<Outcome> {
+    if !world.cluster.is_rig() {
+        return Ok(Outcome::Skipped("the peak memory of a process is read on its node".to_owned()));
+    }
+    let hub = Hub::start(world, &[]).await?;
+    world.install(&[&format!("hub.endpoint={}", hub::URL)]).await?;
+    // Fresh processes, so that the peak is that of this download.
+    for workload in ["daemonset/modelcache-agent", "deployment/modelcache-operator"] {
+        world.kubectl(&["-n", SYSTEM, "rollout", "restart", workload])?;
+        world.kubectl(&["-n", SYSTEM, "rollout", "status", workload, "--timeout=90s"])?;
+    }
+    let repo = hub.add("org/large", &[FileSpec::synthetic("model.safetensors", 8_000, 1_000_000_000)]).await?;
+    world.apply(&cold::cache("large", "org/large")).await?;
+    world.ready("large", Duration::from_secs(300)).await?;
+    world.check_files("large", &repo).await?;
+    let mut agents = 0;
+    for node in world.ready_nodes().await? {
+        agents = agents.max(peak(world, &node, "modelcache-agent")?.context("no agent")?);
+    }
+    let mut operator = None;
+    for node in world.ready_nodes().await? {
+        operator = operator.or(peak(world, &node, "modelcache-operator")?);
+    }
+    let operator = operator.context("no operator")?;
+    ensure!(agents <= AGENT_MEGABYTES, "an agent used {agents} MB, allowed are {AGENT_MEGABYTES}");
+    ensure!(operator <= OPERATOR_MEGABYTES, "the operator used {operator} MB, allowed are {OPERATOR_MEGABYTES}");
+    Ok(Outcome::Done(vec![format!("agents ≤ {agents} MB, operator {operator} MB")]))
+}
+
+/// Peak resident memory of a program on a node, in MB; none if it does not run there.
+fn peak(world: &World, node: &str, program: &str) -> Result<Option<u64>> {
+    let script = format!("for p in $(pgrep -f '{program} run'); do grep VmHWM /proc/$p/status; done; true");
+    match world.cluster.node_exec(node, &["sh", "-c", &script]) {
+        Ok(text) => {
+            let kilobytes = text
+                .lines()
+                .filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok())
+                .max();
+            Ok(kilobytes.map(|kilobytes| kilobytes * 1024 / 1_000_000))
+        }
+        Err(ClusterError::NeedsRig { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}

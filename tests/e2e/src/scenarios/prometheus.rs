@@ -1,0 +1,145 @@
+//! A real Prometheus scrapes operator and agents through what the chart installs.
+
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use kube::ResourceExt;
+use serde_json::Value;
+
+use super::{Outcome, cold};
+use crate::hub::{self, Hub};
+use crate::wait::until;
+use crate::world::{SYSTEM, World};
+
+const LISTEN: &str = "127.0.0.1:9390";
+
+pub(super) async fn run(world: &World) -> Result<Outcome> {
+    if Command::new("prometheus").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err() {
+        return Ok(Outcome::Skipped("no prometheus on this machine: apt-get install prometheus".to_owned()));
+    }
+    if !world.cluster.is_rig() {
+        return Ok(Outcome::Skipped("Prometheus runs beside the test and must reach the pods' addresses".to_owned()));
+    }
+    let hub = Hub::start(world, &[]).await?;
+    world.install(&[&format!("hub.endpoint={}", hub::URL)]).await?;
+    let directory = tempdir()?;
+    let server = Prometheus::start(&directory)?;
+    let repo = hub.add("org/prometheus", &cold::model(30_000_000, 9_100)).await?;
+    world.apply(&cold::cache("prometheus", "org/prometheus")).await?;
+    world.ready("prometheus", Duration::from_secs(60)).await?;
+
+    let nodes = world.ready_nodes().await?.len();
+    let total = repo.content_bytes();
+    let query = "sum by (node, model) (modelcache_agent_origin_received_bytes_total{model=\"org/prometheus\"})";
+    until("Prometheus to know every byte from the hub", Duration::from_secs(40), || async {
+        let rows = server.query(query)?;
+        ensure!(rows.len() == nodes, "{} of {nodes} nodes", rows.len());
+        ensure!(rows.iter().all(|(labels, _)| labels["node"].is_string()), "rows without a node");
+        let sum: f64 = rows.iter().map(|(_, value)| value).sum();
+        #[expect(clippy::cast_precision_loss, reason = "byte counts stay far below 2^53")]
+        let ratio = sum / total as f64;
+        ensure!((0.99..=1.10).contains(&ratio), "{sum} bytes of {total}");
+        Ok(())
+    })
+    .await?;
+    let peers = server.query("sum by (node) (modelcache_agent_peer_received_bytes_total{model=\"org/prometheus\"})")?;
+    let sum: f64 = peers.iter().map(|(_, value)| value).sum();
+    #[expect(clippy::cast_precision_loss, reason = "byte counts stay far below 2^53")]
+    let expected = (total * (nodes as u64 - 1)) as f64;
+    ensure!((sum / expected - 1.0).abs() < 0.1, "{sum} bytes from peers, expected about {expected}");
+    ensure!(!server.query("modelcache_operator_reconcile_passes_total")?.is_empty(), "the operator is not scraped");
+    ensure!(server.query("up == 0")?.is_empty(), "some target is down");
+
+    for pod in world.pods(SYSTEM, "").await? {
+        let port = if pod.name_any().contains("operator") { 9490 } else { 9491 };
+        promtool(&world.metrics_text(&pod.name_any(), port).await?).with_context(|| pod.name_any())?;
+    }
+    Ok(Outcome::Done(vec!["promtool is content with both".to_owned()]))
+}
+
+/// `promtool check metrics` has nothing to say.
+fn promtool(text: &str) -> Result<()> {
+    use std::io::Write;
+    let mut child = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("cannot start promtool")?;
+    child.stdin.take().context("no stdin")?.write_all(text.as_bytes())?;
+    let output = child.wait_with_output()?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success() && said.trim().is_empty(), "promtool: {said}");
+    Ok(())
+}
+
+fn tempdir() -> Result<std::path::PathBuf> {
+    let directory = std::env::temp_dir().join(format!("modelcache-prometheus-{}", std::process::id()));
+    std::fs::create_dir_all(&directory)?;
+    Ok(directory)
+}
+
+/// A Prometheus that finds pods by their annotations, as the chart sets them.
+struct Prometheus {
+    child: Child,
+    directory: std::path::PathBuf,
+}
+
+impl Prometheus {
+    fn start(directory: &std::path::Path) -> Result<Self> {
+        let kubeconfig = std::env::var("KUBECONFIG").context("KUBECONFIG is not set")?;
+        let configuration = format!(
+            "global: {{scrape_interval: 1s}}
+scrape_configs:
+- job_name: pods
+  kubernetes_sd_configs: [{{role: pod, kubeconfig_file: {kubeconfig}}}]
+  relabel_configs:
+  - {{source_labels: [__meta_kubernetes_pod_annotation_prometheus_io_scrape], regex: 'true', action: keep}}
+  - {{source_labels: [__meta_kubernetes_pod_ip, __meta_kubernetes_pod_annotation_prometheus_io_port], regex: '(.+);(\\d+)', replacement: '$1:$2', target_label: __address__}}
+  - {{source_labels: [__meta_kubernetes_pod_node_name], target_label: node}}
+  - {{source_labels: [__meta_kubernetes_pod_name], target_label: pod}}
+"
+        );
+        let file = directory.join("prometheus.yml");
+        std::fs::write(&file, configuration)?;
+        let log = std::fs::File::create(directory.join("log"))?;
+        let child = Command::new("prometheus")
+            .arg(format!("--config.file={}", file.display()))
+            .arg(format!("--storage.tsdb.path={}", directory.join("data").display()))
+            .arg(format!("--web.listen-address={LISTEN}"))
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("cannot start prometheus")?;
+        Ok(Self { child, directory: directory.to_owned() })
+    }
+
+    /// An instant query: labels and value of each row.
+    fn query(&self, query: &str) -> Result<Vec<(Value, f64)>> {
+        let output = Command::new("curl")
+            .args(["-sS", "--get", &format!("http://{LISTEN}/api/v1/query"), "--data-urlencode", &format!("query={query}")])
+            .output()
+            .context("cannot start curl")?;
+        let answer: Value = serde_json::from_slice(&output.stdout).context("Prometheus does not answer yet")?;
+        if answer["status"] != "success" {
+            bail!("Prometheus: {answer}");
+        }
+        let rows = answer["data"]["result"].as_array().context("no result")?;
+        rows.iter()
+            .map(|row| {
+                let value = row["value"][1].as_str().context("no value")?.parse()?;
+                Ok((row["metric"].clone(), value))
+            })
+            .collect()
+    }
+}
+
+impl Drop for Prometheus {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}

@@ -216,14 +216,16 @@ async fn converse(
         loop {
             let sent = tokio::select! {
                 order = orders.recv() => match order {
-                    Some(order) => send(sink, &order).await,
+                    Some(order) => timeout(DEAD_AFTER, send(sink, &order)).await,
                     None => return End::Closed,
                 },
-                _ = pings.tick() => sink.send(Message::Ping(Vec::new().into())).await,
+                _ = pings.tick() => {
+                    timeout(DEAD_AFTER, sink.send(Message::Ping(Vec::new().into()))).await
+                }
                 () = shared.shutdown.cancelled() => return End::Closed,
             };
-            if let Err(error) = sent {
-                tracing::debug!(node, %error, "sending to an agent failed");
+            if !matches!(sent, Ok(Ok(()))) {
+                tracing::warn!(node, "an agent does not read what is sent to it");
                 return End::Gone;
             }
         }

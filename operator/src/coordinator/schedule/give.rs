@@ -333,11 +333,18 @@ fn find_fetch_of(
         };
         member.wants.words()[at] & needed & !snap.held_back.words()[at]
     };
-    let fetchable = |index: u32| {
-        let mut holders = snap.segments[index as usize].holders.iter();
-        everything
-            || holders.all(|holder| holder.node == node || member.avoids(index, holder.node, now))
+    let reserved = |index: u32| {
+        let keeper = snap.reserved.get(&index);
+        keeper.is_some_and(|keeper| {
+            let keeper_wants = |keeper: &Member| keeper.wants.has(index) && !keeper.backoff.waits(now);
+            *keeper != node && snap.members.get(keeper).is_some_and(keeper_wants)
+        })
     };
+    let unreachable = |index: u32| {
+        let mut holders = snap.segments[index as usize].holders.iter();
+        holders.all(|holder| member.avoids(index, holder.node, now))
+    };
+    let fetchable = |index: u32| everything || !reserved(index) && unreachable(index);
     first_from(member.cursor, snap.unheld.words().len(), word, fetchable)
 }
 

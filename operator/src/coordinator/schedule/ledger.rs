@@ -160,6 +160,8 @@ pub(super) struct Snap {
     pub(super) troubles: BTreeMap<u32, Backoff>,
     pub(super) corrupt_backoff: Backoff,
     pub(super) corrupt: Bits,
+    /// Segments of a wrong blob: one node fetches all of them, so that no other can have spoilt them.
+    pub(super) reserved: BTreeMap<u32, NodeId>,
     /// Nodes that failed to take a segment from a holder.
     pub(super) strikes: BTreeMap<(u32, NodeId), BTreeSet<NodeId>>,
     joined: u32,
@@ -221,6 +223,7 @@ impl Snap {
             troubles: BTreeMap::new(),
             corrupt_backoff: Backoff::default(),
             corrupt: Bits::empty(size),
+            reserved: BTreeMap::new(),
             strikes: BTreeMap::new(),
             joined: 0,
         }
@@ -390,6 +393,7 @@ impl Ledger {
         let snap = &mut self.snaps[id];
         snap.members.remove(&node);
         snap.strikes.retain(|(_, holder), _| *holder != node);
+        snap.reserved.retain(|_, keeper| *keeper != node);
         self.nodes[node].snaps.retain(|one| *one != id);
         self.vacate(id);
         self.dirty.fetches = true;

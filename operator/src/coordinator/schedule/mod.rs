@@ -17,6 +17,10 @@ mod expire;
 mod give;
 mod ledger;
 mod reports;
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -175,7 +179,7 @@ impl Schedule {
             };
             let snap = self.ledger.configure(&name, segments, config);
             for (node, track) in self.early.remove(&name).unwrap_or_default() {
-                self.track(node, snap, track.segments, track.held.into_values(), now);
+                self.track(node, snap, track.segments, track.held.into_values());
             }
         }
         self.ledger.order(&names);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use modelcache_swarm::coordination::{AgentMessage, CoordinatorMessage, Held};
 
 use super::bits::Bits;
-use super::ledger::{Discarding, Lease, Ledger, NodeId, SnapId};
+use super::ledger::{Discarding, Lease, Ledger, NodeId, Snap, SnapId};
 use super::{Schedule, SourcePolicy};
 
 /// Snapshots that one agent may track; more is a mistake and would only fill our memory.
@@ -36,7 +36,7 @@ impl Schedule {
         match message {
             AgentMessage::Hello { .. } => {}
             AgentMessage::Track { segments, held, .. } => {
-                self.track(node, id, segments, held.into_iter(), now);
+                self.track(node, id, segments, held.into_iter());
             }
             AgentMessage::Untrack { .. } => {
                 self.ledger.leave(node, id);
@@ -130,7 +130,6 @@ impl Schedule {
         id: SnapId,
         segments: u32,
         held: impl Iterator<Item = Held>,
-        now: u64,
     ) {
         let ledger = &mut self.ledger;
         let snap = &mut ledger.snaps[id];
@@ -161,7 +160,7 @@ impl Schedule {
         for held in held.into_values() {
             ledger.have(node, id, held);
         }
-        ledger.repeat_orders(node, id, now);
+        ledger.repeat_orders(node, id);
         ledger.dirty.takers.insert(node);
         ledger.dirty.fetches = true;
     }
@@ -177,6 +176,22 @@ fn snapshot_of(message: &AgentMessage) -> Option<&str> {
         | AgentMessage::FetchFailed { snapshot, .. }
         | AgentMessage::TakeFailed { snapshot, .. }
         | AgentMessage::Corrupt { snapshot, .. } => Some(snapshot),
+    }
+}
+
+impl Snap {
+    /// Lets one node fetch all of a wrong blob: the one that found it wrong, or, if it had just fetched all of it, the
+    /// next one.
+    fn reserve(&mut self, bad: &Bits, finder: NodeId) {
+        let tried = bad
+            .iter()
+            .all(|index| self.reserved.get(&index) == Some(&finder));
+        let mut others = self.members.range(finder + 1..).chain(self.members.range(..finder));
+        let next = others.next().map(|(node, _)| *node);
+        let keeper = next.filter(|_| tried).unwrap_or(finder);
+        for index in bad.iter() {
+            self.reserved.insert(index, keeper);
+        }
     }
 }
 
@@ -213,7 +228,7 @@ impl Ledger {
     }
 
     /// Gives a node again the orders that are still open: it may have dropped them.
-    fn repeat_orders(&mut self, node: NodeId, id: SnapId, _now: u64) {
+    fn repeat_orders(&mut self, node: NodeId, id: SnapId) {
         let Some(member) = self.snaps[id].members.get(&node) else {
             return;
         };
@@ -281,6 +296,7 @@ impl Ledger {
                 member.taken_from.remove(&index);
                 member.corrupt.remove(&index);
                 snap.corrupt.set(index, false);
+                snap.reserved.remove(&index);
             }
         }
         if snap.corrupt_backoff.failing() && snap.corrupt.is_empty() {
@@ -314,6 +330,7 @@ impl Ledger {
         if let Some(member) = snap.members.get_mut(&node) {
             member.backoff.fail(now, given, waits, retry_after);
         }
+        snap.reserved.retain(|_, keeper| *keeper != node);
         // Another node may have more luck at once; but what several failed at, waits.
         let trouble = snap.troubles.entry(index).or_default();
         let again = trouble.failing();
@@ -396,6 +413,7 @@ impl Ledger {
         }
         let until = snap.corrupt_backoff.until();
         snap.hold_back(bad.clone(), until, None);
+        snap.reserve(&bad, node);
         for index in mine.iter() {
             self.throw_away(node, id, index, now);
         }

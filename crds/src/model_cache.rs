@@ -149,7 +149,7 @@ pub struct HuggingFaceSource {
     /// Certificate authorities to trust for this endpoint besides the system's, PEM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = rules::CA_BUNDLE_LENGTH))]
-    #[x_kube(validation = rules::ca_bundle())]
+    #[x_kube(validation = rules::ca_bundle(), validation = rules::ca_bundle_without_key())]
     pub ca_bundle: Option<String>,
 }
 

@@ -24,6 +24,7 @@ struct Case {
     before: Option<Value>,
     spec: Value,
     refused: Option<String>,
+    at: Option<String>,
     by: Option<String>,
 }
 
@@ -84,13 +85,13 @@ fn without_nulls(value: &Value) -> Value {
     }
 }
 
-/// As the API server prints it.
-fn printed(errors: &ValidationErrors) -> Vec<String> {
+/// Path and message of each refusal.
+fn printed(errors: &ValidationErrors) -> Vec<(String, String)> {
     errors
         .iter()
         .map(|error| {
             assert_eq!(error.kind, ErrorKind::ValidationFailure, "{error:?}");
-            format!("{}: Invalid value: {}", error.field_path, error.message)
+            (error.field_path.clone(), error.message.clone())
         })
         .collect()
 }
@@ -111,9 +112,12 @@ fn every_case_is_accepted_or_refused_with_its_message() {
                 (Ok(()), None) => {}
                 (Err(errors), Some(expected)) => {
                     let printed = printed(&errors);
+                    let path = case.at.as_deref().unwrap_or_default();
                     assert!(
-                        printed.iter().any(|message| message.contains(expected)),
-                        "{}: refused, but not with '{expected}': {printed:#?}",
+                        printed
+                            .iter()
+                            .any(|(at, message)| at.contains(path) && message.contains(expected)),
+                        "{}: refused, but not with '{expected}' at '{path}': {printed:#?}",
                         case.name
                     );
                 }

@@ -22,10 +22,16 @@ impl Cluster {
     pub fn from_env() -> Result<Cluster, ClusterError> {
         if env::var_os(RIG_VARIABLE).is_some() {
             let rig = Rig::find()?;
-            return if rig.is_up() { Ok(Cluster::Rig(rig)) } else { Err(ClusterError::NotUp) };
+            return if rig.is_up() {
+                Ok(Cluster::Rig(rig))
+            } else {
+                Err(ClusterError::NotUp)
+            };
         }
         match env::var_os("KUBECONFIG") {
-            Some(path) if env::split_paths(&path).any(|file| fs::metadata(file).is_ok()) => Ok(Cluster::External),
+            Some(path) if env::split_paths(&path).any(|file| fs::metadata(file).is_ok()) => {
+                Ok(Cluster::External)
+            }
             _ => Err(ClusterError::NoCluster),
         }
     }
@@ -47,7 +53,9 @@ impl Cluster {
         match self {
             Cluster::Rig(rig) => {
                 let program = rig.paths().bin().join(program).display().to_string();
-                let words: Vec<&str> = std::iter::once(program.as_str()).chain(args.iter().copied()).collect();
+                let words: Vec<&str> = std::iter::once(program.as_str())
+                    .chain(args.iter().copied())
+                    .collect();
                 rig.control_command(&words)
             }
             Cluster::External => {
@@ -86,7 +94,8 @@ impl Cluster {
 
     /// Takes a node's power away: everything on it ends at once.
     pub fn power_cut(&self, node: &str) -> Result<(), ClusterError> {
-        self.rig("cutting the power of a node")?.power_cut(NodeId::parse(node)?)
+        self.rig("cutting the power of a node")?
+            .power_cut(NodeId::parse(node)?)
     }
 
     /// Gives a node power again, or adds a node that the cluster did not have.
@@ -96,7 +105,8 @@ impl Cluster {
 
     /// Takes a node out of the cluster for good, with its disk and its Node object.
     pub fn remove_node(&self, node: &str) -> Result<(), ClusterError> {
-        self.rig("removing a node")?.remove_node(NodeId::parse(node)?)
+        self.rig("removing a node")?
+            .remove_node(NodeId::parse(node)?)
     }
 
     /// Waits until nodes are Ready.
@@ -105,24 +115,32 @@ impl Cluster {
         let mut args = vec!["wait", "--for=condition=Ready", "--timeout=120s"];
         args.extend(names.iter().map(String::as_str));
         match self {
-            Cluster::Rig(rig) => rig.wait_ready(&nodes.iter().map(|node| NodeId::parse(node)).collect::<Result<Vec<_>, _>>()?),
+            Cluster::Rig(rig) => rig.wait_ready(
+                &nodes
+                    .iter()
+                    .map(|node| NodeId::parse(node))
+                    .collect::<Result<Vec<_>, _>>()?,
+            ),
             Cluster::External => self.kubectl(&args).map(drop),
         }
     }
 
     /// Pulls a node's network cable out.
     pub fn cut(&self, node: &str) -> Result<(), ClusterError> {
-        self.rig("pulling a network cable")?.plug(NodeId::parse(node)?, false)
+        self.rig("pulling a network cable")?
+            .plug(NodeId::parse(node)?, false)
     }
 
     /// Puts a node's network cable back.
     pub fn join(&self, node: &str) -> Result<(), ClusterError> {
-        self.rig("plugging a network cable")?.plug(NodeId::parse(node)?, true)
+        self.rig("plugging a network cable")?
+            .plug(NodeId::parse(node)?, true)
     }
 
     /// Lets nothing pass between two nodes; both still reach the others.
     pub fn partition(&self, one: &str, other: &str) -> Result<(), ClusterError> {
-        self.rig("partitioning the network")?.partition(NodeId::parse(one)?, NodeId::parse(other)?)
+        self.rig("partitioning the network")?
+            .partition(NodeId::parse(one)?, NodeId::parse(other)?)
     }
 
     /// Ends all partitions.
@@ -132,7 +150,8 @@ impl Cluster {
 
     /// Limits a node's bandwidth in both directions, for example to `20mbit`; `None` lifts the limit.
     pub fn shape(&self, node: &str, rate: Option<&str>) -> Result<(), ClusterError> {
-        self.rig("limiting bandwidth")?.shape(NodeId::parse(node)?, rate)
+        self.rig("limiting bandwidth")?
+            .shape(NodeId::parse(node)?, rate)
     }
 
     /// Ends the API server as a crash would.
@@ -147,22 +166,27 @@ impl Cluster {
 
     /// Runs a command inside a node (its processes, network and files) and returns what it printed.
     pub fn node_exec(&self, node: &str, words: &[&str]) -> Result<String, ClusterError> {
-        run(&mut self.rig("running commands inside a node")?.node_command(NodeId::parse(node)?, words)?)
+        run(&mut self
+            .rig("running commands inside a node")?
+            .node_command(NodeId::parse(node)?, words)?)
     }
 
     /// Where a path of a node can be found from outside, also while the node has no power.
     pub fn node_path(&self, node: &str, path: impl AsRef<Path>) -> Result<PathBuf, ClusterError> {
-        self.rig("looking at a node's disk")?.node_path(NodeId::parse(node)?, path.as_ref())
+        self.rig("looking at a node's disk")?
+            .node_path(NodeId::parse(node)?, path.as_ref())
     }
 
     /// Gives image archives to all nodes, now and at later boots.
     pub fn load_images(&self, archives: &[PathBuf]) -> Result<Vec<String>, ClusterError> {
-        self.rig("loading images without a registry")?.load_images(archives)
+        self.rig("loading images without a registry")?
+            .load_images(archives)
     }
 
     /// Forgets an image: nodes that are made later do not get it.
     pub fn forget_image(&self, reference: &str) -> Result<(), ClusterError> {
-        self.rig("loading images without a registry")?.forget_image(reference)
+        self.rig("loading images without a registry")?
+            .forget_image(reference)
     }
 }
 
@@ -174,8 +198,14 @@ mod tests {
     fn accidents_need_the_rig() {
         let cluster = Cluster::External;
         assert!(!cluster.is_rig());
-        assert!(matches!(cluster.power_cut("node-1"), Err(ClusterError::NeedsRig { .. })));
-        assert!(matches!(cluster.node_path("node-1", "/var/lib/modelcache"), Err(ClusterError::NeedsRig { .. })));
+        assert!(matches!(
+            cluster.power_cut("node-1"),
+            Err(ClusterError::NeedsRig { .. })
+        ));
+        assert!(matches!(
+            cluster.node_path("node-1", "/var/lib/modelcache"),
+            Err(ClusterError::NeedsRig { .. })
+        ));
         let message = cluster.shape("node-1", None).unwrap_err().to_string();
         assert!(message.contains("cluster exec"), "{message}");
     }

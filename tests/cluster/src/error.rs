@@ -7,13 +7,17 @@ use std::{io, process};
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
     /// The operation cuts power, cables or bandwidth, which only the project's own rig can do.
-    #[error("{operation} needs the project's own cluster: run this test through `tests/cluster/cluster exec -- …`")]
+    #[error(
+        "{operation} needs the project's own cluster: run this test through `tests/cluster/cluster exec -- …`"
+    )]
     NeedsRig {
         /// What was asked for.
         operation: &'static str,
     },
     /// Neither the rig nor another cluster is named by the environment.
-    #[error("no cluster: run this through `tests/cluster/cluster exec -- …`, or set KUBECONFIG to a cluster that tests may install into")]
+    #[error(
+        "no cluster: run this through `tests/cluster/cluster exec -- …`, or set KUBECONFIG to a cluster that tests may install into"
+    )]
     NoCluster,
     /// The machine lacks something that the rig needs.
     #[error("{what}; {remedy}")]
@@ -27,7 +31,9 @@ pub enum ClusterError {
     #[error("the cluster is not up: start it with `tests/cluster/cluster up`")]
     NotUp,
     /// The rig is up already.
-    #[error("the cluster is up already: `tests/cluster/cluster down` ends it, `tests/cluster/cluster status` shows it")]
+    #[error(
+        "the cluster is up already: `tests/cluster/cluster down` ends it, `tests/cluster/cluster status` shows it"
+    )]
     AlreadyUp,
     /// A node that cannot exist.
     #[error("there is no node {name:?}: nodes are node-1 to node-9, or just their number")]
@@ -70,7 +76,9 @@ pub enum ClusterError {
         source: io::Error,
     },
     /// A command could not be started.
-    #[error("cannot run {command}: {source}; `tests/cluster/packages` installs what the cluster needs")]
+    #[error(
+        "cannot run {command}: {source}; `tests/cluster/packages` installs what the cluster needs"
+    )]
     Start {
         /// The command line.
         command: String,
@@ -103,6 +111,10 @@ impl ClusterError {
     /// A file operation that failed, for `map_err`.
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ClusterError {
         let path = path.to_path_buf();
-        move |source| ClusterError::Io { action, path, source }
+        move |source| ClusterError::Io {
+            action,
+            path,
+            source,
+        }
     }
 }

@@ -154,10 +154,13 @@ fn act(action: Action) -> Result<(), ClusterError> {
             rig.up(nodes, &|line| println!("{line}"))?;
             println!("Next: tests/cluster/cluster kubectl get nodes -o wide");
         }
-        Action::Down { wipe } => println!("{} processes ended, nothing of the cluster is left running.", rig.down(wipe)?),
+        Action::Down { wipe } => println!(
+            "{} processes ended, nothing of the cluster is left running.",
+            rig.down(wipe)?
+        ),
         Action::Status => status(&rig),
-        Action::Kubectl { words } => become_command(control(&rig, "kubectl", words)?)?,
-        Action::Helm { words } => become_command(control(&rig, "helm", words)?)?,
+        Action::Kubectl { words } => become_command(control(&rig, "kubectl", &words)?)?,
+        Action::Helm { words } => become_command(control(&rig, "helm", &words)?)?,
         Action::Exec { words } => {
             let words: Vec<&str> = words.iter().map(String::as_str).collect();
             become_command(rig.control_command(&words)?)?;
@@ -173,7 +176,9 @@ fn act(action: Action) -> Result<(), ClusterError> {
         Action::Join { node: name } => rig.plug(node(name)?, true)?,
         Action::Partition { one, other } => rig.partition(node(one)?, node(other)?)?,
         Action::Heal => rig.heal()?,
-        Action::Shape { node: name, rate } => rig.shape(node(name)?, (rate != "off").then_some(rate.as_str()))?,
+        Action::Shape { node: name, rate } => {
+            rig.shape(node(name)?, (rate != "off").then_some(rate.as_str()))?;
+        }
         Action::StopApi => rig.stop_api_server()?,
         Action::StartApi => rig.start_api_server()?,
         Action::ForgetImage { name } => rig.forget_image(&name)?,
@@ -186,25 +191,38 @@ fn act(action: Action) -> Result<(), ClusterError> {
     Ok(())
 }
 
-fn control(rig: &Rig, program: &str, words: Vec<String>) -> Result<Command, ClusterError> {
+fn control(rig: &Rig, program: &str, words: &[String]) -> Result<Command, ClusterError> {
     let program = rig.paths().bin().join(program).display().to_string();
-    let words: Vec<&str> = std::iter::once(program.as_str()).chain(words.iter().map(String::as_str)).collect();
+    let words: Vec<&str> = std::iter::once(program.as_str())
+        .chain(words.iter().map(String::as_str))
+        .collect();
     rig.control_command(&words)
 }
 
 /// Goes on as the command: its input, output, signals and exit code are the caller's.
 fn become_command(mut command: Command) -> Result<(), ClusterError> {
     let source = command.exec();
-    Err(ClusterError::Start { command: command.get_program().to_string_lossy().into_owned(), source })
+    Err(ClusterError::Start {
+        command: command.get_program().to_string_lossy().into_owned(),
+        source,
+    })
 }
 
 fn status(rig: &Rig) {
     let paths = rig.paths();
     println!("cluster     {}", if rig.is_up() { "up" } else { "down" });
     for status in rig.nodes() {
-        println!("{:<11} {:<10} {}", status.node.to_string(), if status.power { "running" } else { "no power" }, status.node.address());
+        println!(
+            "{:<11} {:<10} {}",
+            status.node.to_string(),
+            if status.power { "running" } else { "no power" },
+            status.node.address()
+        );
     }
-    println!("kubeconfig  {} (works inside `cluster exec`)", paths.kubeconfig("admin").display());
+    println!(
+        "kubeconfig  {} (works inside `cluster exec`)",
+        paths.kubeconfig("admin").display()
+    );
     println!("logs        {}", paths.log().display());
     println!("state       {}", paths.state().display());
 }

@@ -21,20 +21,33 @@ pub(crate) fn command(program: &str, args: &[&str]) -> Command {
 pub(crate) fn run(command: &mut Command) -> Result<String, ClusterError> {
     let output = output(command)?;
     if !output.status.success() {
-        return Err(ClusterError::Command { command: line(command), status: output.status, output: tail(&output) });
+        return Err(ClusterError::Command {
+            command: line(command),
+            status: output.status,
+            output: tail(&output),
+        });
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Runs to the end, whatever comes of it.
 pub(crate) fn output(command: &mut Command) -> Result<Output, ClusterError> {
-    command.stdin(Stdio::null()).output().map_err(|source| ClusterError::Start { command: line(command), source })
+    command
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|source| ClusterError::Start {
+            command: line(command),
+            source,
+        })
 }
 
 /// The command as a person would have typed it.
 fn line(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
-    words.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
+    words
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 fn tail(output: &Output) -> String {
@@ -49,11 +62,20 @@ fn tail(output: &Output) -> String {
 }
 
 /// Asks until the answer is yes.
-pub(crate) fn wait(what: &str, limit: Duration, log: &Path, mut done: impl FnMut() -> bool) -> Result<(), ClusterError> {
+pub(crate) fn wait(
+    what: &str,
+    limit: Duration,
+    log: &Path,
+    mut done: impl FnMut() -> bool,
+) -> Result<(), ClusterError> {
     let start = Instant::now();
     while !done() {
         if start.elapsed() > limit {
-            return Err(ClusterError::Timeout { what: what.to_owned(), seconds: limit.as_secs(), log: log.to_path_buf() });
+            return Err(ClusterError::Timeout {
+                what: what.to_owned(),
+                seconds: limit.as_secs(),
+                log: log.to_path_buf(),
+            });
         }
         thread::sleep(Duration::from_millis(50));
     }

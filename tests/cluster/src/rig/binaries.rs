@@ -1,5 +1,6 @@
 //! The cluster's own binaries, built from Go modules whose exact versions are part of this program.
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::Instant;
 use std::{env, fs};
@@ -31,7 +32,16 @@ struct Module {
 
 macro_rules! module_files {
     ($name:literal) => {
-        &[("go.mod", include_str!(concat!("../../go/", $name, "/go.mod"))), ("go.sum", include_str!(concat!("../../go/", $name, "/go.sum")))]
+        &[
+            (
+                "go.mod",
+                include_str!(concat!("../../go/", $name, "/go.mod")),
+            ),
+            (
+                "go.sum",
+                include_str!(concat!("../../go/", $name, "/go.sum")),
+            ),
+        ]
     };
 }
 
@@ -50,7 +60,13 @@ const MODULES: [Module; 7] = [
         into: "",
         minutes: "5 minutes",
     },
-    Module { name: "etcd", files: module_files!("etcd"), packages: &["go.etcd.io/etcd/server/v3"], into: "etcd", minutes: "20 seconds" },
+    Module {
+        name: "etcd",
+        files: module_files!("etcd"),
+        packages: &["go.etcd.io/etcd/server/v3"],
+        into: "etcd",
+        minutes: "20 seconds",
+    },
     Module {
         name: "containerd",
         files: module_files!("containerd"),
@@ -74,11 +90,26 @@ const MODULES: [Module; 7] = [
         into: "cni",
         minutes: "10 seconds",
     },
-    Module { name: "coredns", files: module_files!("coredns"), packages: &["github.com/coredns/coredns"], into: "", minutes: "2 minutes" },
-    Module { name: "helm", files: module_files!("helm"), packages: &["helm.sh/helm/v4/cmd/helm"], into: "", minutes: "2 minutes" },
+    Module {
+        name: "coredns",
+        files: module_files!("coredns"),
+        packages: &["github.com/coredns/coredns"],
+        into: "",
+        minutes: "2 minutes",
+    },
+    Module {
+        name: "helm",
+        files: module_files!("helm"),
+        packages: &["helm.sh/helm/v4/cmd/helm"],
+        into: "",
+        minutes: "2 minutes",
+    },
     Module {
         name: "pause",
-        files: &[("go.mod", include_str!("../../go/pause/go.mod")), ("main.go", include_str!("../../go/pause/main.go"))],
+        files: &[
+            ("go.mod", include_str!("../../go/pause/go.mod")),
+            ("main.go", include_str!("../../go/pause/main.go")),
+        ],
         packages: &["."],
         into: "pause",
         minutes: "1 second",
@@ -97,8 +128,13 @@ pub fn ensure() -> Result<PathBuf, ClusterError> {
             remedy: "install Go 1.26 or newer (1.21 or newer fetches that by itself)".to_owned(),
         });
     }
-    eprintln!("Building Kubernetes {KUBERNETES}, etcd, containerd, CoreDNS, Helm and CNI plugins into {}:", bin.display());
-    eprintln!("once for these versions, about 10 minutes on two cores when Go has none of it cached.");
+    eprintln!(
+        "Building Kubernetes {KUBERNETES}, etcd, containerd, CoreDNS, Helm and CNI plugins into {}:",
+        bin.display()
+    );
+    eprintln!(
+        "once for these versions, about 10 minutes on two cores when Go has none of it cached."
+    );
     make_dir(&bin.join("cni"))?;
     let start = Instant::now();
     for module in &MODULES {
@@ -106,7 +142,10 @@ pub fn ensure() -> Result<PathBuf, ClusterError> {
     }
     remove(&bin.join("source"))?;
     write(&bin.join("complete"), "")?;
-    eprintln!("All binaries built in {:.0} s.", start.elapsed().as_secs_f32());
+    eprintln!(
+        "All binaries built in {:.0} s.",
+        start.elapsed().as_secs_f32()
+    );
     Ok(bin)
 }
 
@@ -118,10 +157,17 @@ pub fn directory() -> Result<PathBuf, ClusterError> {
             hash.update(format!("{} {name} {}\n", module.name, text.len()));
             hash.update(text);
         }
-        hash.update(format!("{:?} {} {}\n", module.packages, module.into, link_flags(module.name)));
+        hash.update(format!(
+            "{:?} {} {}\n",
+            module.packages,
+            module.into,
+            link_flags(module.name)
+        ));
     }
     let key = hex::encode(hash.finalize());
-    Ok(cache_root()?.join("cluster").join(format!("kubernetes-{KUBERNETES}-{}", &key[..12])))
+    Ok(cache_root()?
+        .join("cluster")
+        .join(format!("kubernetes-{KUBERNETES}-{}", &key[..12])))
 }
 
 fn build(module: &Module, bin: &std::path::Path) -> Result<(), ClusterError> {
@@ -141,8 +187,24 @@ fn build(module: &Module, bin: &std::path::Path) -> Result<(), ClusterError> {
         ([_], name) if !name.is_empty() => bin.join(name),
         (_, dir) => bin.join(dir).join(""),
     };
-    let mut go = command("go", &["build", "-mod=readonly", "-trimpath", "-buildvcs=false", "-ldflags", &link_flags(module.name), "-o"]);
-    go.arg(&target).args(module.packages).current_dir(&source).env("CGO_ENABLED", "0").env("GOFLAGS", "").env("GOWORK", "off");
+    let mut go = command(
+        "go",
+        &[
+            "build",
+            "-mod=readonly",
+            "-trimpath",
+            "-buildvcs=false",
+            "-ldflags",
+            &link_flags(module.name),
+            "-o",
+        ],
+    );
+    go.arg(&target)
+        .args(module.packages)
+        .current_dir(&source)
+        .env("CGO_ENABLED", "0")
+        .env("GOFLAGS", "")
+        .env("GOWORK", "off");
     run(&mut go)?;
     remove(&source)?;
     write(&mark, "")?;
@@ -156,21 +218,40 @@ fn link_flags(module: &str) -> String {
         "kubernetes" => {
             let minor = KUBERNETES.split('.').nth(1).unwrap_or_default();
             let mut flags = "-s -w".to_owned();
-            for place in ["k8s.io/component-base/version", "k8s.io/client-go/pkg/version"] {
-                flags.push_str(&format!(" -X {place}.gitVersion=v{KUBERNETES} -X {place}.gitMajor=1 -X {place}.gitMinor={minor} -X {place}.gitTreeState=clean"));
+            for place in [
+                "k8s.io/component-base/version",
+                "k8s.io/client-go/pkg/version",
+            ] {
+                let _ = write!(
+                    flags,
+                    " -X {place}.gitVersion=v{KUBERNETES} -X {place}.gitMajor=1 -X {place}.gitMinor={minor} -X {place}.gitTreeState=clean"
+                );
             }
             flags
         }
-        "containerd" => format!("-s -w -X github.com/containerd/containerd/v2/version.Version=v{CONTAINERD}"),
+        "containerd" => {
+            format!("-s -w -X github.com/containerd/containerd/v2/version.Version=v{CONTAINERD}")
+        }
         _ => "-s -w".to_owned(),
     }
 }
 
 /// `kubectl` or `helm`: what the caller's PATH offers, else the one built for the rig.
 pub(crate) fn client(program: &str) -> PathBuf {
-    let from_path = env::var_os("PATH").and_then(|path| env::split_paths(&path).map(|dir| dir.join(program)).find(|file| file.is_file()));
-    let built = || directory().ok().map(|dir| dir.join(program)).filter(|file| fs::metadata(file).is_ok());
-    from_path.or_else(built).unwrap_or_else(|| PathBuf::from(program))
+    let from_path = env::var_os("PATH").and_then(|path| {
+        env::split_paths(&path)
+            .map(|dir| dir.join(program))
+            .find(|file| file.is_file())
+    });
+    let built = || {
+        directory()
+            .ok()
+            .map(|dir| dir.join(program))
+            .filter(|file| fs::metadata(file).is_ok())
+    };
+    from_path
+        .or_else(built)
+        .unwrap_or_else(|| PathBuf::from(program))
 }
 
 #[cfg(test)]
@@ -179,19 +260,38 @@ mod tests {
 
     #[test]
     fn the_version_that_is_shown_is_the_version_that_is_built() {
-        let kubernetes = MODULES.iter().find(|module| module.name == "kubernetes").unwrap();
-        assert!(kubernetes.files[0].1.contains(&format!("k8s.io/kubernetes v{KUBERNETES}")));
-        let staging = format!("k8s.io/api => k8s.io/api v0.{}", KUBERNETES.trim_start_matches("1."));
+        let kubernetes = MODULES
+            .iter()
+            .find(|module| module.name == "kubernetes")
+            .unwrap();
+        assert!(
+            kubernetes.files[0]
+                .1
+                .contains(&format!("k8s.io/kubernetes v{KUBERNETES}"))
+        );
+        let staging = format!(
+            "k8s.io/api => k8s.io/api v0.{}",
+            KUBERNETES.trim_start_matches("1.")
+        );
         assert!(kubernetes.files[0].1.contains(&staging));
-        let containerd = MODULES.iter().find(|module| module.name == "containerd").unwrap();
-        assert!(containerd.files[0].1.contains(&format!("github.com/containerd/containerd/v2 v{CONTAINERD}")));
+        let containerd = MODULES
+            .iter()
+            .find(|module| module.name == "containerd")
+            .unwrap();
+        assert!(containerd.files[0].1.contains(&format!(
+            "github.com/containerd/containerd/v2 v{CONTAINERD}"
+        )));
     }
 
     #[test]
     fn every_package_that_is_built_is_pinned_as_a_tool_of_its_module() {
         for module in MODULES.iter().filter(|module| module.name != "pause") {
             for package in module.packages {
-                assert!(module.files[0].1.contains(package), "{package} is not in the go.mod of {}", module.name);
+                assert!(
+                    module.files[0].1.contains(package),
+                    "{package} is not in the go.mod of {}",
+                    module.name
+                );
             }
         }
     }

@@ -14,8 +14,13 @@ fn hierarchies() -> Vec<(PathBuf, bool)> {
     let mut found: Vec<(PathBuf, bool)> = Vec::new();
     for line in mounts.lines() {
         let mut fields = line.split(' ').skip(1);
-        let (Some(place), Some(kind)) = (fields.next(), fields.next()) else { continue };
-        if kind.starts_with("cgroup") && place.starts_with("/sys/fs/cgroup") && !found.iter().any(|(known, _)| known == Path::new(place)) {
+        let (Some(place), Some(kind)) = (fields.next(), fields.next()) else {
+            continue;
+        };
+        if kind.starts_with("cgroup")
+            && place.starts_with("/sys/fs/cgroup")
+            && !found.iter().any(|(known, _)| known == Path::new(place))
+        {
             found.push((place.into(), kind == "cgroup2"));
         }
     }
@@ -84,8 +89,13 @@ pub(crate) fn remove_all(paths: &Paths) {
 }
 
 fn remove_below(dir: &Path) {
-    let Ok(entries) = fs::read_dir(dir) else { return };
-    for child in entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+    let Ok(entries) = fs::read_dir(dir) else {
+        return;
+    };
+    for child in entries
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+    {
         remove_below(&child.path());
         let _ = fs::remove_dir(child.path());
     }

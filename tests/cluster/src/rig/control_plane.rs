@@ -18,20 +18,25 @@ pub(crate) fn start_etcd(paths: &Paths) -> Result<(), ClusterError> {
     let data = paths.state().join("etcd");
     remove(&data)?;
     make_dir(&data)?;
-    fs::set_permissions(&data, fs::Permissions::from_mode(0o700)).map_err(ClusterError::io("protect", &data))?;
+    fs::set_permissions(&data, fs::Permissions::from_mode(0o700))
+        .map_err(ClusterError::io("protect", &data))?;
     let data = format!("--data-dir={}", data.display());
-    start(paths, "etcd", &[
+    start(
+        paths,
         "etcd",
-        "--name=rig",
-        &data,
-        "--listen-client-urls=http://127.0.0.1:2379",
-        "--advertise-client-urls=http://127.0.0.1:2379",
-        "--listen-peer-urls=http://127.0.0.1:2380",
-        "--initial-advertise-peer-urls=http://127.0.0.1:2380",
-        "--initial-cluster=rig=http://127.0.0.1:2380",
-        // The cluster is thrown away with its data: waiting for the disk would only make it slower.
-        "--unsafe-no-fsync",
-    ])
+        &[
+            "etcd",
+            "--name=rig",
+            &data,
+            "--listen-client-urls=http://127.0.0.1:2379",
+            "--advertise-client-urls=http://127.0.0.1:2379",
+            "--listen-peer-urls=http://127.0.0.1:2380",
+            "--initial-advertise-peer-urls=http://127.0.0.1:2380",
+            "--initial-cluster=rig=http://127.0.0.1:2380",
+            // The cluster is thrown away with its data: waiting for the disk would only make it slower.
+            "--unsafe-no-fsync",
+        ],
+    )
 }
 
 /// Starts the API server and waits until it answers.
@@ -68,9 +73,15 @@ pub(crate) fn start_api_server(paths: &Paths) -> Result<(), ClusterError> {
 /// Waits until the API server answers that it is ready.
 pub(crate) fn wait_for_api_server(paths: &Paths) -> Result<(), ClusterError> {
     let log = paths.log().join(format!("{API_SERVER}.log"));
-    wait("the API server's answer", Duration::from_secs(90), &log, || {
-        output(kubectl(paths).args(["get", "--raw", "/readyz"])).is_ok_and(|answer| answer.status.success())
-    })
+    wait(
+        "the API server's answer",
+        Duration::from_secs(90),
+        &log,
+        || {
+            output(kubectl(paths).args(["get", "--raw", "/readyz"]))
+                .is_ok_and(|answer| answer.status.success())
+        },
+    )
 }
 
 /// Ends the API server as a crash would.
@@ -85,7 +96,12 @@ pub(crate) fn stop_api_server(paths: &Paths) -> Result<(), ClusterError> {
 pub(crate) fn start_controllers(paths: &Paths) -> Result<(), ClusterError> {
     let users = |name: &str| {
         let conf = paths.kubeconfig(name);
-        ["kubeconfig", "authentication-kubeconfig", "authorization-kubeconfig"].map(|flag| format!("--{flag}={}", conf.display()))
+        [
+            "kubeconfig",
+            "authentication-kubeconfig",
+            "authorization-kubeconfig",
+        ]
+        .map(|flag| format!("--{flag}={}", conf.display()))
     };
     let pki = paths.pki();
     let file = |flag: &str, name: &str| format!("--{flag}={}", pki.join(name).display());
@@ -104,25 +120,46 @@ pub(crate) fn start_controllers(paths: &Paths) -> Result<(), ClusterError> {
         "--node-monitor-grace-period=20s",
         "--node-monitor-period=2s",
         "--leader-elect=false",
+        // At the default of 20 requests a second the start of all controllers alone takes five seconds.
+        "--kube-api-qps=200",
+        "--kube-api-burst=400",
     ];
     words.extend(flags.iter().map(String::as_str));
     start(paths, "kube-controller-manager", &words)?;
 
     let flags = users("scheduler");
-    let mut words = vec!["kube-scheduler", "--bind-address=127.0.0.1", "--leader-elect=false"];
+    let mut words = vec![
+        "kube-scheduler",
+        "--bind-address=127.0.0.1",
+        "--leader-elect=false",
+    ];
     words.extend(flags.iter().map(String::as_str));
     start(paths, "kube-scheduler", &words)?;
 
-    run(kubectl(paths).args(["create", "clusterrolebinding", "node-proxier", "--clusterrole=system:node-proxier", "--user=system:kube-proxy"]))?;
+    run(kubectl(paths).args([
+        "create",
+        "clusterrolebinding",
+        "node-proxier",
+        "--clusterrole=system:node-proxier",
+        "--user=system:kube-proxy",
+    ]))?;
     let corefile = paths.conf().join("Corefile");
-    let text = include_str!("../../node/Corefile").replace("@STATE@", &paths.state().display().to_string());
+    let text = include_str!("../../node/Corefile")
+        .replace("@STATE@", &paths.state().display().to_string());
     write(&corefile, text)?;
-    start(paths, "coredns", &["coredns", "-conf", &corefile.display().to_string()])
+    start(
+        paths,
+        "coredns",
+        &["coredns", "-conf", &corefile.display().to_string()],
+    )
 }
 
 /// `kubectl` as administrator, where the API server can be reached.
 pub(crate) fn kubectl(paths: &Paths) -> std::process::Command {
-    let mut command = inside(&paths.control_namespace(), &[&paths.bin().join("kubectl").display().to_string()]);
+    let mut command = inside(
+        &paths.control_namespace(),
+        &[&paths.bin().join("kubectl").display().to_string()],
+    );
     command.env("KUBECONFIG", paths.kubeconfig("admin"));
     command
 }
@@ -135,7 +172,11 @@ fn start(paths: &Paths, name: &str, words: &[&str]) -> Result<(), ClusterError> 
         run: paths.run(),
         log: paths.log(),
         launcher: paths.conf().join("launch.sh"),
-        before: vec!["nsenter".to_owned(), format!("--net=/run/netns/{}", paths.control_namespace()), "--".to_owned()],
+        before: vec![
+            "nsenter".to_owned(),
+            format!("--net=/run/netns/{}", paths.control_namespace()),
+            "--".to_owned(),
+        ],
         command,
         environment: vec![("HOME", paths.state().display().to_string())],
     };

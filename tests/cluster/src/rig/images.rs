@@ -23,18 +23,42 @@ const BUSYBOX_COMMANDS: &str = "[ awk base64 cat chmod chown cp cut date dd df d
 /// Makes images of the cluster's own (the sandbox of every pod, a small one for tests) if they are not there.
 pub(crate) fn ensure_own(paths: &Paths) -> Result<(), ClusterError> {
     let pause = paths.bin().join("pause");
-    own(paths, "pause", "FROM scratch\nCOPY rootfs/ /\nENTRYPOINT [\"/pause\"]\n", &pause, "pause", &[])?;
-    let busybox = ["/bin/busybox", "/usr/bin/busybox"].map(PathBuf::from).into_iter().find(|file| file.exists());
+    own(
+        paths,
+        "pause",
+        "FROM scratch\nCOPY rootfs/ /\nENTRYPOINT [\"/pause\"]\n",
+        &pause,
+        "pause",
+        &[],
+    )?;
+    let busybox = ["/bin/busybox", "/usr/bin/busybox"]
+        .map(PathBuf::from)
+        .into_iter()
+        .find(|file| file.exists());
     let busybox = busybox.ok_or_else(|| ClusterError::Unsuitable {
         what: "there is no static busybox".to_owned(),
         remedy: "run tests/cluster/packages".to_owned(),
     })?;
     let commands: Vec<&str> = BUSYBOX_COMMANDS.split_whitespace().collect();
-    own(paths, "busybox", "FROM scratch\nCOPY rootfs/ /\nENTRYPOINT [\"/bin/sh\"]\n", &busybox, "bin/busybox", &commands)
+    own(
+        paths,
+        "busybox",
+        "FROM scratch\nCOPY rootfs/ /\nENTRYPOINT [\"/bin/sh\"]\n",
+        &busybox,
+        "bin/busybox",
+        &commands,
+    )
 }
 
 /// One image of a single static program, which also answers to the names of its links.
-fn own(paths: &Paths, name: &str, containerfile: &str, program: &Path, place: &str, links: &[&str]) -> Result<(), ClusterError> {
+fn own(
+    paths: &Paths,
+    name: &str,
+    containerfile: &str,
+    program: &Path,
+    place: &str,
+    links: &[&str],
+) -> Result<(), ClusterError> {
     let reference = format!("modelcache.local/{name}:dev");
     let mut key = Sha256::new();
     key.update(fs::read(program).map_err(ClusterError::io("read", program))?);
@@ -53,9 +77,18 @@ fn own(paths: &Paths, name: &str, containerfile: &str, program: &Path, place: &s
     }
     make_dir(dir)?;
     fs::copy(program, &target).map_err(ClusterError::io("copy", program))?;
-    run(&mut command("chmod", &["1777", &context.join("rootfs/tmp").display().to_string()]))?;
-    write(&context.join("rootfs/etc/passwd"), "root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n")?;
-    write(&context.join("rootfs/etc/group"), "root:x:0:\nnogroup:x:65534:\n")?;
+    run(&mut command(
+        "chmod",
+        &["1777", &context.join("rootfs/tmp").display().to_string()],
+    ))?;
+    write(
+        &context.join("rootfs/etc/passwd"),
+        "root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
+    )?;
+    write(
+        &context.join("rootfs/etc/group"),
+        "root:x:0:\nnogroup:x:65534:\n",
+    )?;
     for link in links {
         let link = dir.join(link);
         std::os::unix::fs::symlink("busybox", &link).map_err(ClusterError::io("link", &link))?;
@@ -63,7 +96,11 @@ fn own(paths: &Paths, name: &str, containerfile: &str, program: &Path, place: &s
     write(&context.join("Containerfile"), containerfile)?;
     write(&context.join("pack"), PACK)?;
     let archive = context.join("image.tar");
-    run(command("python3", &["pack", "Containerfile", ".", "image.tar", &reference]).current_dir(&context))?;
+    run(command(
+        "python3",
+        &["pack", "Containerfile", ".", "image.tar", &reference],
+    )
+    .current_dir(&context))?;
     remember(paths, &archive)?;
     write(&key_file, key)?;
     remove(&context)
@@ -73,7 +110,10 @@ fn own(paths: &Paths, name: &str, containerfile: &str, program: &Path, place: &s
 fn remember(paths: &Paths, archive: &Path) -> Result<bool, ClusterError> {
     let name = slug(&references(archive)?.join(" "));
     let digest = digest(archive)?;
-    let (copy, mark) = (paths.images().join(format!("{name}.tar")), paths.images().join(format!("{name}.digest")));
+    let (copy, mark) = (
+        paths.images().join(format!("{name}.tar")),
+        paths.images().join(format!("{name}.digest")),
+    );
     if copy.exists() && fs::read_to_string(&mark).is_ok_and(|known| known.trim() == digest) {
         return Ok(false);
     }
@@ -96,14 +136,20 @@ pub(crate) fn load(paths: &Paths, archives: &[PathBuf]) -> Result<Vec<String>, C
     }
     let script = paths.conf().join("import-images.sh").display().to_string();
     thread::scope(|scope| {
-        let nodes: Vec<_> = NodeId::all().filter(|node| node::process(paths, *node).is_some()).collect();
+        let nodes: Vec<_> = NodeId::all()
+            .filter(|node| node::process(paths, *node).is_some())
+            .collect();
         let imports: Vec<_> = nodes
             .into_iter()
             .map(|id| {
                 let script = &script;
                 scope.spawn(move || {
                     let done = paths.disk(id).join("images").display().to_string();
-                    run(&mut node::inside(paths, id, &[script, "/run/containerd/containerd.sock", &done])?)
+                    run(&mut node::inside(
+                        paths,
+                        id,
+                        &[script, "/run/containerd/containerd.sock", &done],
+                    )?)
                 })
             })
             .collect();
@@ -120,7 +166,12 @@ pub(crate) fn forget(paths: &Paths, reference: &str) -> Result<(), ClusterError>
     for end in ["digest", "tar"] {
         let file = paths.images().join(format!("{}.{end}", slug(reference)));
         if !file.exists() {
-            return Err(ClusterError::Argument { what: format!("no image {reference} was loaded: {} lists them", paths.images().display()) });
+            return Err(ClusterError::Argument {
+                what: format!(
+                    "no image {reference} was loaded: {} lists them",
+                    paths.images().display()
+                ),
+            });
         }
         remove(&file)?;
     }
@@ -158,11 +209,28 @@ pub(crate) fn update_template(paths: &Paths) -> Result<(), ClusterError> {
         wait "$pid" || true
         exit $status"#;
     // In namespaces of its own, so that nothing of it is left whatever happens.
-    let words = ["--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c", script];
+    let words = [
+        "--mount",
+        "--propagation",
+        "private",
+        "--pid",
+        "--fork",
+        "--kill-child",
+        "--mount-proc",
+        "bash",
+        "-c",
+        script,
+    ];
     let mut builder = command("unshare", &words);
-    builder.env("BIN", paths.bin()).env("STATE", paths.state()).env("RUN_DIR", &run_dir);
+    builder
+        .env("BIN", paths.bin())
+        .env("STATE", paths.state())
+        .env("RUN_DIR", &run_dir);
     let path = std::env::var("PATH").unwrap_or_default();
-    builder.env("PATH", format!("{}:{path}:/usr/sbin:/sbin", paths.bin().display()));
+    builder.env(
+        "PATH",
+        format!("{}:{path}:/usr/sbin:/sbin", paths.bin().display()),
+    );
     let result = run(&mut builder);
     remove(&run_dir)?;
     result.map(drop)
@@ -175,20 +243,41 @@ pub(crate) fn seed(paths: &Paths, disk: &Path) -> Result<(), ClusterError> {
     if !from.join("containerd").exists() {
         return Ok(());
     }
-    let (from_text, to_text, disk_text) = (from.display().to_string(), to.display().to_string(), disk.display().to_string());
-    run(&mut command("cp", &["-al", &format!("{from_text}/containerd"), &to_text]))?;
+    let (from_text, to_text, disk_text) = (
+        from.display().to_string(),
+        to.display().to_string(),
+        disk.display().to_string(),
+    );
+    run(&mut command(
+        "cp",
+        &["-al", &format!("{from_text}/containerd"), &to_text],
+    ))?;
     // Databases are written in place: each node has copies.
     let script = r#"find "$0/containerd" -name '*.db' | while read -r file; do cp "$file" "$file.copy" && mv "$file.copy" "$file" || exit 1; done"#;
     run(&mut command("sh", &["-c", script, &to_text]))?;
-    run(&mut command("cp", &["-a", &format!("{from_text}/images"), &disk_text])).map(drop)
+    run(&mut command(
+        "cp",
+        &["-a", &format!("{from_text}/images"), &disk_text],
+    ))
+    .map(drop)
 }
 
 /// The digests of a directory of archives, or of what was imported from it, with their names.
 fn digests(dir: &Path) -> BTreeSet<(String, String)> {
-    let Ok(entries) = fs::read_dir(dir) else { return BTreeSet::new() };
-    let files = entries.flatten().map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|end| end == "digest"));
+    let Ok(entries) = fs::read_dir(dir) else {
+        return BTreeSet::new();
+    };
+    let files = entries
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|end| end == "digest"));
     files
-        .filter_map(|path| Some((path.file_stem()?.to_str()?.to_owned(), fs::read_to_string(&path).ok()?)))
+        .filter_map(|path| {
+            Some((
+                path.file_stem()?.to_str()?.to_owned(),
+                fs::read_to_string(&path).ok()?,
+            ))
+        })
         .collect()
 }
 
@@ -196,10 +285,15 @@ fn digests(dir: &Path) -> BTreeSet<(String, String)> {
 fn references(archive: &Path) -> Result<Vec<String>, ClusterError> {
     let path = archive.display().to_string();
     let list = run(&mut command("tar", &["-tf", &path]))?;
-    let member = |name: &str| list.lines().find(|line| line.trim_start_matches("./") == name);
+    let member = |name: &str| {
+        list.lines()
+            .find(|line| line.trim_start_matches("./") == name)
+    };
     let read = |name: &str| -> Result<serde_json::Value, ClusterError> {
         let text = run(&mut command("tar", &["-xOf", &path, name]))?;
-        serde_json::from_str(&text).map_err(|error| ClusterError::Argument { what: format!("{name} in {path} is not JSON: {error}") })
+        serde_json::from_str(&text).map_err(|error| ClusterError::Argument {
+            what: format!("{name} in {path} is not JSON: {error}"),
+        })
     };
     let names = match (member("index.json"), member("manifest.json")) {
         (Some(index), _) => oci_references(&read(index)?),
@@ -207,28 +301,50 @@ fn references(archive: &Path) -> Result<Vec<String>, ClusterError> {
         (None, None) => Vec::new(),
     };
     if names.is_empty() {
-        return Err(ClusterError::Argument { what: format!("{path} holds no named image: give an OCI layout or the output of `docker save NAME:TAG`") });
+        return Err(ClusterError::Argument {
+            what: format!(
+                "{path} holds no named image: give an OCI layout or the output of `docker save NAME:TAG`"
+            ),
+        });
     }
     Ok(names)
 }
 
 fn oci_references(index: &serde_json::Value) -> Vec<String> {
-    let manifests = index["manifests"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let manifests = index["manifests"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
     let names = manifests.iter().filter_map(|manifest| {
         let annotations = &manifest["annotations"];
-        annotations["io.containerd.image.name"].as_str().or_else(|| annotations["org.opencontainers.image.ref.name"].as_str())
+        annotations["io.containerd.image.name"]
+            .as_str()
+            .or_else(|| annotations["org.opencontainers.image.ref.name"].as_str())
     });
     names.map(str::to_owned).collect()
 }
 
 fn docker_references(manifest: &serde_json::Value) -> Vec<String> {
     let images = manifest.as_array().map(Vec::as_slice).unwrap_or_default();
-    images.iter().flat_map(|image| image["RepoTags"].as_array().into_iter().flatten()).filter_map(|tag| tag.as_str().map(str::to_owned)).collect()
+    images
+        .iter()
+        .flat_map(|image| image["RepoTags"].as_array().into_iter().flatten())
+        .filter_map(|tag| tag.as_str().map(str::to_owned))
+        .collect()
 }
 
 /// A file name that says which images an archive holds.
 fn slug(references: &str) -> String {
-    references.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' || c == '-' { c } else { '_' }).collect()
+    references
+        .chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || c == '.' || c == '-' {
+                c
+            } else {
+                '_'
+            }
+        })
+        .collect()
 }
 
 fn digest(path: &Path) -> Result<String, ClusterError> {
@@ -259,6 +375,9 @@ mod tests {
 
     #[test]
     fn a_file_name_keeps_images_apart() {
-        assert_eq!(slug("modelcache.local/agent:dev"), "modelcache.local_agent_dev");
+        assert_eq!(
+            slug("modelcache.local/agent:dev"),
+            "modelcache.local_agent_dev"
+        );
     }
 }

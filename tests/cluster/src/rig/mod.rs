@@ -17,11 +17,11 @@ mod pki;
 mod processes;
 mod requirements;
 
+use std::env;
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::env;
 use std::time::{Duration, Instant};
 
 pub use paths::{NodeId, Paths, RIG_VARIABLE, cache_root};
@@ -30,15 +30,23 @@ use crate::ClusterError;
 use crate::run::{make_dir, output, remove, run, wait, write};
 
 /// Sysctls of the whole machine that kubelets change; `down` sets them back.
-const SYSCTLS: [&str; 5] =
-    ["vm.overcommit_memory", "kernel.panic", "kernel.panic_on_oops", "kernel.keys.root_maxkeys", "kernel.keys.root_maxbytes"];
+const SYSCTLS: [&str; 5] = [
+    "vm.overcommit_memory",
+    "kernel.panic",
+    "kernel.panic_on_oops",
+    "kernel.keys.root_maxkeys",
+    "kernel.keys.root_maxbytes",
+];
 
 /// Programs of nodes, written to the state directory.
 const SCRIPTS: [(&str, &str); 4] = [
     ("launch.sh", include_str!("../../node/launch.sh")),
     ("node-init.sh", include_str!("../../node/node-init.sh")),
     ("kubelet.sh", include_str!("../../node/kubelet.sh")),
-    ("import-images.sh", include_str!("../../node/import-images.sh")),
+    (
+        "import-images.sh",
+        include_str!("../../node/import-images.sh"),
+    ),
 ];
 
 /// One cluster on this machine, up or down.
@@ -59,11 +67,16 @@ pub struct NodeStatus {
 impl Rig {
     /// The rig of this user, or the one that `exec` put into the environment.
     pub fn find() -> Result<Rig, ClusterError> {
-        let state = match env::var_os(RIG_VARIABLE).map(PathBuf::from).filter(|path| path.is_absolute()) {
+        let state = match env::var_os(RIG_VARIABLE)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+        {
             Some(state) => state,
             None => cache_root()?.join("cluster/state"),
         };
-        Ok(Rig { paths: Paths::new(state)? })
+        Ok(Rig {
+            paths: Paths::new(state)?,
+        })
     }
 
     /// Where its things lie.
@@ -84,8 +97,17 @@ impl Rig {
         }
         // Whatever an earlier run left behind when it was ended half way.
         self.clean()?;
-        let bin = binaries::ensure()?;
-        self.install(&bin)?;
+        self.install(&binaries::ensure()?)?;
+        let result = self.start(&nodes, say);
+        if result.is_err() {
+            // Logs stay for whoever looks for the cause; everything else would only be in the way.
+            self.clean()?;
+        }
+        result
+    }
+
+    fn start(&self, nodes: &[NodeId], say: &dyn Fn(&str)) -> Result<(), ClusterError> {
+        let paths = &self.paths;
         let start = Instant::now();
         let told = |what: &str| say(&format!("{:5.1} s  {what}", start.elapsed().as_secs_f32()));
         self.save_sysctls()?;
@@ -97,7 +119,7 @@ impl Rig {
         control_plane::start_etcd(paths)?;
         control_plane::start_api_server(paths)?;
         // While the API server starts, the nodes boot as far as they can without it.
-        for node in &nodes {
+        for node in nodes {
             node::create(paths, *node)?;
             node::boot(paths, *node)?;
         }
@@ -106,12 +128,18 @@ impl Rig {
         write(&paths.run().join("api-ready"), "")?;
         control_plane::start_controllers(paths)?;
         told("API server ready");
-        self.wait_ready(&nodes)?;
+        self.wait_ready(nodes)?;
         told(&format!("{} nodes Ready", nodes.len()));
         let log = paths.log().join("kube-controller-manager.log");
-        wait("the default service account", Duration::from_secs(60), &log, || {
-            output(control_plane::kubectl(paths).args(["get", "serviceaccount", "default"])).is_ok_and(|answer| answer.status.success())
-        })?;
+        wait(
+            "the default service account",
+            Duration::from_mins(1),
+            &log,
+            || {
+                output(control_plane::kubectl(paths).args(["get", "serviceaccount", "default"]))
+                    .is_ok_and(|answer| answer.status.success())
+            },
+        )?;
         write(&paths.run().join("up"), "")?;
         told("pods can run");
         Ok(())
@@ -148,11 +176,16 @@ impl Rig {
     #[must_use]
     pub fn is_up(&self) -> bool {
         let record = processes::Daemon::record(&self.paths.run(), "etcd");
-        self.paths.run().join("up").exists() && processes::Process::read(&record).is_some_and(processes::Process::alive)
+        self.paths.run().join("up").exists()
+            && processes::Process::read(&record).is_some_and(processes::Process::alive)
     }
 
     fn require_up(&self) -> Result<(), ClusterError> {
-        if self.is_up() { Ok(()) } else { Err(ClusterError::NotUp) }
+        if self.is_up() {
+            Ok(())
+        } else {
+            Err(ClusterError::NotUp)
+        }
     }
 
     /// Writes everything that runs into the state directory.
@@ -165,30 +198,46 @@ impl Rig {
         remove(&paths.log())?;
         make_dir(&paths.log())?;
         remove(&paths.bin())?;
-        std::os::unix::fs::symlink(bin, paths.bin()).map_err(ClusterError::io("link", &paths.bin()))?;
+        std::os::unix::fs::symlink(bin, paths.bin())
+            .map_err(ClusterError::io("link", &paths.bin()))?;
         for (name, text) in SCRIPTS {
             let path = paths.conf().join(name);
             write(&path, text)?;
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).map_err(ClusterError::io("make executable", &path))?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755))
+                .map_err(ClusterError::io("make executable", &path))?;
         }
         write(&paths.conf().join("resolv.conf"), "")?;
-        let runc = run(Command::new("sh").args(["-c", "PATH=$PATH:/usr/sbin:/sbin command -v runc"]))?;
+        let runc =
+            run(Command::new("sh").args(["-c", "PATH=$PATH:/usr/sbin:/sbin command -v runc"]))?;
         let containerd = include_str!("../../node/containerd.toml");
-        let containerd = containerd.replace("@RUNC@", runc.trim()).replace("@BIN@", &paths.bin().display().to_string());
+        let containerd = containerd
+            .replace("@RUNC@", runc.trim())
+            .replace("@BIN@", &paths.bin().display().to_string());
         write(&paths.conf().join("containerd.toml"), containerd)
     }
 
     /// One change at a time; the lock goes away with its holder.
     fn lock(&self) -> Result<File, ClusterError> {
         let path = self.paths.state().join("lock");
-        let file = File::options().create(true).append(true).open(&path).map_err(ClusterError::io("open", &path))?;
+        let file = File::options()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .map_err(ClusterError::io("open", &path))?;
         file.lock().map_err(ClusterError::io("lock", &path))?;
         Ok(file)
     }
 
     fn save_sysctls(&self) -> Result<(), ClusterError> {
-        let values: Vec<String> =
-            SYSCTLS.iter().filter_map(|name| Some(format!("{name}={}", fs::read_to_string(sysctl(name)).ok()?.trim()))).collect();
+        let values: Vec<String> = SYSCTLS
+            .iter()
+            .filter_map(|name| {
+                Some(format!(
+                    "{name}={}",
+                    fs::read_to_string(sysctl(name)).ok()?.trim()
+                ))
+            })
+            .collect();
         write(&self.paths.state().join("sysctls"), values.join("\n"))
     }
 
@@ -204,20 +253,40 @@ impl Rig {
 
     /// Waits until all these nodes are Ready.
     pub fn wait_ready(&self, nodes: &[NodeId]) -> Result<(), ClusterError> {
-        let names = nodes.iter().map(|node| format!("node/{node}")).collect::<Vec<_>>().join(" ");
+        let names = nodes
+            .iter()
+            .map(|node| format!("node/{node}"))
+            .collect::<Vec<_>>()
+            .join(" ");
         let format = "jsonpath={range .items[?(@.status.conditions[-1].status==\"True\")]}node/{.metadata.name} {end}";
-        wait(&format!("Ready on {names}"), Duration::from_secs(120), &self.paths.log(), || {
-            let answer = output(control_plane::kubectl(&self.paths).args(["get", "nodes", "-o", format]));
-            let ready = answer.map(|answer| String::from_utf8_lossy(&answer.stdout).into_owned()).unwrap_or_default();
-            names.split(' ').all(|name| ready.split(' ').any(|other| other == name))
-        })
+        wait(
+            &format!("Ready on {names}"),
+            Duration::from_mins(2),
+            &self.paths.log(),
+            || {
+                let answer = output(
+                    control_plane::kubectl(&self.paths).args(["get", "nodes", "-o", format]),
+                );
+                let ready = answer
+                    .map(|answer| String::from_utf8_lossy(&answer.stdout).into_owned())
+                    .unwrap_or_default();
+                names
+                    .split(' ')
+                    .all(|name| ready.split(' ').any(|other| other == name))
+            },
+        )
     }
 
     /// All nodes of the cluster, with and without power.
     #[must_use]
     pub fn nodes(&self) -> Vec<NodeStatus> {
         let exists = NodeId::all().filter(|node| node::exists(&self.paths, *node));
-        exists.map(|node| NodeStatus { node, power: node::process(&self.paths, node).is_some() }).collect()
+        exists
+            .map(|node| NodeStatus {
+                node,
+                power: node::process(&self.paths, node).is_some(),
+            })
+            .collect()
     }
 
     /// Gives a node power; one that was not part of the cluster joins it.
@@ -225,7 +294,9 @@ impl Rig {
         let _lock = self.lock()?;
         self.require_up()?;
         if node::process(&self.paths, node).is_some() {
-            return Err(ClusterError::NodeUp { node: node.to_string() });
+            return Err(ClusterError::NodeUp {
+                node: node.to_string(),
+            });
         }
         if !node::exists(&self.paths, node) {
             node::create(&self.paths, node)?;
@@ -238,7 +309,13 @@ impl Rig {
         let _lock = self.lock()?;
         self.require_node(node)?;
         node::remove(&self.paths, node)?;
-        run(control_plane::kubectl(&self.paths).args(["delete", "node", &node.to_string(), "--ignore-not-found"])).map(drop)
+        run(control_plane::kubectl(&self.paths).args([
+            "delete",
+            "node",
+            &node.to_string(),
+            "--ignore-not-found",
+        ]))
+        .map(drop)
     }
 
     /// Takes a node's power away.
@@ -274,7 +351,13 @@ impl Rig {
 
     fn require_node(&self, node: NodeId) -> Result<(), ClusterError> {
         self.require_up()?;
-        if node::exists(&self.paths, node) { Ok(()) } else { Err(ClusterError::NoSuchNode { name: node.to_string() }) }
+        if node::exists(&self.paths, node) {
+            Ok(())
+        } else {
+            Err(ClusterError::NoSuchNode {
+                name: node.to_string(),
+            })
+        }
     }
 
     /// Ends the API server as a crash would.
@@ -322,8 +405,13 @@ impl Rig {
         self.require_up()?;
         let mut command = network::inside(&self.paths.control_namespace(), words);
         let path = env::var("PATH").unwrap_or_default();
-        command.env("PATH", format!("{}:{path}:/usr/sbin:/sbin", self.paths.bin().display()));
-        command.env("KUBECONFIG", self.paths.kubeconfig("admin")).env(RIG_VARIABLE, self.paths.state());
+        command.env(
+            "PATH",
+            format!("{}:{path}:/usr/sbin:/sbin", self.paths.bin().display()),
+        );
+        command
+            .env("KUBECONFIG", self.paths.kubeconfig("admin"))
+            .env(RIG_VARIABLE, self.paths.state());
         Ok(command)
     }
 }

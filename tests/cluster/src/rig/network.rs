@@ -21,7 +21,11 @@ pub(crate) fn inside(namespace: &str, words: &[&str]) -> Command {
 
 /// Several `ip` commands at once, one a line.
 fn ip_batch(namespace: &str, lines: &[String]) -> Result<(), ClusterError> {
-    let script = lines.iter().map(|line| format!("ip {line}")).collect::<Vec<_>>().join(" && ");
+    let script = lines
+        .iter()
+        .map(|line| format!("ip {line}"))
+        .collect::<Vec<_>>()
+        .join(" && ");
     run(&mut inside(namespace, &["sh", "-c", &script])).map(drop)
 }
 
@@ -47,14 +51,30 @@ pub(crate) fn exists(namespace: &str) -> bool {
 
 /// A node's namespace and cable.
 pub(crate) fn create_node(paths: &Paths, node: NodeId) -> Result<(), ClusterError> {
-    let (control, own, number) = (paths.control_namespace(), paths.node_namespace(node), node.number());
+    let (control, own, number) = (
+        paths.control_namespace(),
+        paths.node_namespace(node),
+        node.number(),
+    );
     run(&mut command("ip", &["netns", "add", &own]))?;
     let cable = cable(node);
-    run(&mut command("ip", &["link", "add", &cable, "netns", &control, "type", "veth", "peer", "name", "eth0", "netns", &own]))?;
-    ip_batch(&control, &[
-        format!("link set {cable} master br0 up"),
-        format!("route replace 10.88.{number}.0/24 via {} dev br0 onlink", node.address()),
-    ])?;
+    run(&mut command(
+        "ip",
+        &[
+            "link", "add", &cable, "netns", &control, "type", "veth", "peer", "name", "eth0",
+            "netns", &own,
+        ],
+    ))?;
+    ip_batch(
+        &control,
+        &[
+            format!("link set {cable} master br0 up"),
+            format!(
+                "route replace 10.88.{number}.0/24 via {} dev br0 onlink",
+                node.address()
+            ),
+        ],
+    )?;
     let mut lines = vec![
         "link set lo up".to_owned(),
         format!("addr add {}/24 dev eth0", node.address()),
@@ -63,23 +83,40 @@ pub(crate) fn create_node(paths: &Paths, node: NodeId) -> Result<(), ClusterErro
     ];
     // Also to nodes that do not exist yet: one that joins later needs nothing done on the others.
     for other in NodeId::all().filter(|other| *other != node) {
-        lines.push(format!("route add 10.88.{}.0/24 via {}", other.number(), other.address()));
+        lines.push(format!(
+            "route add 10.88.{}.0/24 via {}",
+            other.number(),
+            other.address()
+        ));
     }
     ip_batch(&own, &lines)?;
-    run(&mut inside(&own, &["sysctl", "-qw", "net.ipv4.ip_forward=1"])).map(drop)
+    run(&mut inside(
+        &own,
+        &["sysctl", "-qw", "net.ipv4.ip_forward=1"],
+    ))
+    .map(drop)
 }
 
 /// What a power cut leaves behind in a node's namespace and a real boot would not find.
 pub(crate) fn clear_node(paths: &Paths, node: NodeId) {
     let script = "for l in $(ip -o link | grep -oE '(cni0|veth[0-9a-f]{8})' | sort -u); do ip link del $l; done; nft flush ruleset";
-    attempt(&mut inside(&paths.node_namespace(node), &["sh", "-c", script]));
+    attempt(&mut inside(
+        &paths.node_namespace(node),
+        &["sh", "-c", script],
+    ));
 }
 
 /// Removes every namespace of this rig.
 pub(crate) fn remove_all(paths: &Paths) -> Result<(), ClusterError> {
-    let Ok(entries) = std::fs::read_dir("/run/netns") else { return Ok(()) };
+    let Ok(entries) = std::fs::read_dir("/run/netns") else {
+        return Ok(());
+    };
     let prefix = paths.namespace_prefix();
-    for name in entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).filter(|name| name.starts_with(&prefix)) {
+    for name in entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| name.starts_with(&prefix))
+    {
         remove(&name)?;
     }
     Ok(())
@@ -98,7 +135,11 @@ fn cable(node: NodeId) -> String {
 /// Plugs a node's cable in or pulls it out.
 pub(crate) fn plug(paths: &Paths, node: NodeId, plugged: bool) -> Result<(), ClusterError> {
     let state = if plugged { "up" } else { "down" };
-    run(&mut inside(&paths.control_namespace(), &["ip", "link", "set", &cable(node), state])).map(drop)
+    run(&mut inside(
+        &paths.control_namespace(),
+        &["ip", "link", "set", &cable(node), state],
+    ))
+    .map(drop)
 }
 
 /// Lets nothing pass between two nodes, in either direction.
@@ -121,15 +162,24 @@ pub(crate) fn heal(paths: &Paths) -> Result<(), ClusterError> {
 
 /// Limits a node's cable in both directions; no rate lifts the limit.
 pub(crate) fn shape(paths: &Paths, node: NodeId, rate: Option<&str>) -> Result<(), ClusterError> {
-    let ends = [(paths.control_namespace(), cable(node)), (paths.node_namespace(node), "eth0".to_owned())];
+    let ends = [
+        (paths.control_namespace(), cable(node)),
+        (paths.node_namespace(node), "eth0".to_owned()),
+    ];
     for (namespace, device) in ends {
         match rate {
             Some(rate) => {
                 let burst = burst(rate)?.to_string();
-                let words = ["tc", "qdisc", "replace", "dev", &device, "root", "tbf", "rate", rate, "burst", &burst, "latency", "100ms"];
+                let words = [
+                    "tc", "qdisc", "replace", "dev", &device, "root", "tbf", "rate", rate, "burst",
+                    &burst, "latency", "100ms",
+                ];
                 run(&mut inside(&namespace, &words))?;
             }
-            None => attempt(&mut inside(&namespace, &["tc", "qdisc", "del", "dev", &device, "root"])),
+            None => attempt(&mut inside(
+                &namespace,
+                &["tc", "qdisc", "del", "dev", &device, "root"],
+            )),
         }
     }
     Ok(())
@@ -137,7 +187,9 @@ pub(crate) fn shape(paths: &Paths, node: NodeId, rate: Option<&str>) -> Result<(
 
 /// Bytes that may pass at once: a hundredth of a second's worth, and never less than one large packet of the virtual cables.
 fn burst(rate: &str) -> Result<u64, ClusterError> {
-    let wrong = || ClusterError::Argument { what: format!("{rate:?} is not a rate: write for example 20mbit, 1gbit or 500kbit, or off") };
+    let wrong = || ClusterError::Argument {
+        what: format!("{rate:?} is not a rate: write for example 20mbit, 1gbit or 500kbit, or off"),
+    };
     let end = rate.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
     let number: u64 = rate[..end].parse().map_err(|_| wrong())?;
     let bits = match rate[end..].to_ascii_lowercase().as_str() {
@@ -146,7 +198,11 @@ fn burst(rate: &str) -> Result<u64, ClusterError> {
         "gbit" => 1_000_000_000,
         _ => return Err(wrong()),
     };
-    let bytes_per_second = number.checked_mul(bits).filter(|product| *product > 0).ok_or_else(wrong)? / 8;
+    let bytes_per_second = number
+        .checked_mul(bits)
+        .filter(|product| *product > 0)
+        .ok_or_else(wrong)?
+        / 8;
     Ok((bytes_per_second / 100).max(128 * 1024))
 }
 

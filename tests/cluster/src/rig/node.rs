@@ -11,7 +11,12 @@ use crate::rig::{cgroups, images, network, pki};
 use crate::run::{command, make_dir, write};
 
 /// Directories of a node that are its own, and where they lie outside.
-const OWN: [(&str, &str); 4] = [("/var/lib", "varlib"), ("/var/log", "varlog"), ("/srv", "srv"), ("/mnt", "mnt")];
+const OWN: [(&str, &str); 4] = [
+    ("/var/lib", "varlib"),
+    ("/var/log", "varlog"),
+    ("/srv", "srv"),
+    ("/mnt", "mnt"),
+];
 
 /// Makes everything that a node needs before its first boot: certificates, configuration, cgroup, cable, and a disk with the images.
 pub(crate) fn create(paths: &Paths, node: NodeId) -> Result<(), ClusterError> {
@@ -23,8 +28,15 @@ pub(crate) fn create(paths: &Paths, node: NodeId) -> Result<(), ClusterError> {
         ("@STATE@", paths.state().display().to_string()),
         ("@RESERVED@", reserved_memory()),
     ];
-    for (name, template) in [("kubelet", include_str!("../../node/kubelet.yaml")), ("kube-proxy", include_str!("../../node/kube-proxy.yaml"))] {
-        let text = replace.iter().fold(template.to_owned(), |text, (mark, value)| text.replace(mark, value));
+    for (name, template) in [
+        ("kubelet", include_str!("../../node/kubelet.yaml")),
+        ("kube-proxy", include_str!("../../node/kube-proxy.yaml")),
+    ] {
+        let text = replace
+            .iter()
+            .fold(template.to_owned(), |text, (mark, value)| {
+                text.replace(mark, value)
+            });
         write(&paths.conf().join(format!("{node}-{name}.yaml")), text)?;
     }
     cgroups::prepare(paths, node)?;
@@ -37,7 +49,10 @@ pub(crate) fn create(paths: &Paths, node: NodeId) -> Result<(), ClusterError> {
 /// Two thirds of the machine's memory: what is left to pods by each of up to nine nodes that all see the whole of it.
 fn reserved_memory() -> String {
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:")).and_then(|rest| rest.trim().split(' ').next()?.parse::<u64>().ok());
+    let total = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))
+        .and_then(|rest| rest.trim().split(' ').next()?.parse::<u64>().ok());
     format!("{}Mi", total.unwrap_or(0) / 1024 * 2 / 3)
 }
 
@@ -48,11 +63,25 @@ pub(crate) fn boot(paths: &Paths, node: NodeId) -> Result<(), ClusterError> {
     network::clear_node(paths, node);
     let conf = paths.conf();
     let name = node.to_string();
-    let before = ["nsenter", &format!("--net=/run/netns/{}", paths.node_namespace(node)), "--"]
-        .into_iter()
-        .chain(["unshare", "--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child", "--propagation", "private"])
-        .map(str::to_owned)
-        .collect();
+    let before = [
+        "nsenter",
+        &format!("--net=/run/netns/{}", paths.node_namespace(node)),
+        "--",
+    ]
+    .into_iter()
+    .chain([
+        "unshare",
+        "--mount",
+        "--uts",
+        "--ipc",
+        "--pid",
+        "--fork",
+        "--kill-child",
+        "--propagation",
+        "private",
+    ])
+    .map(str::to_owned)
+    .collect();
     let daemon = Daemon {
         name: &name,
         run: paths.run(),
@@ -76,7 +105,8 @@ fn environment(paths: &Paths, node: NodeId) -> Vec<(&'static str, String)> {
 
 /// The node's first process, if the node has power.
 pub(crate) fn process(paths: &Paths, node: NodeId) -> Option<Process> {
-    Process::read(&Daemon::record(&paths.run(), &node.to_string())).filter(|process| process.alive())
+    Process::read(&Daemon::record(&paths.run(), &node.to_string()))
+        .filter(|process| process.alive())
 }
 
 /// Whether the node belongs to the cluster, with power or without.
@@ -86,7 +116,9 @@ pub(crate) fn exists(paths: &Paths, node: NodeId) -> bool {
 
 /// Takes its power away: everything on it ends at once, nothing is synced or told.
 pub(crate) fn power_cut(paths: &Paths, node: NodeId) -> Result<(), ClusterError> {
-    let process = process(paths, node).ok_or_else(|| ClusterError::NodeDown { node: node.to_string() })?;
+    let process = process(paths, node).ok_or_else(|| ClusterError::NodeDown {
+        node: node.to_string(),
+    })?;
     process.kill(&paths.log())
 }
 
@@ -103,10 +135,33 @@ pub(crate) fn remove(paths: &Paths, node: NodeId) -> Result<(), ClusterError> {
 
 /// A command inside all of the node's namespaces.
 pub(crate) fn inside(paths: &Paths, node: NodeId, words: &[&str]) -> Result<Command, ClusterError> {
-    let process = process(paths, node).ok_or_else(|| ClusterError::NodeDown { node: node.to_string() })?;
-    let mut entered = command("nsenter", &["-t", &process.pid().to_string(), "-m", "-n", "-u", "-i", "-p", "--"]);
-    entered.args(words).envs(environment(paths, node)).env("HOME", paths.disk(node).join("home"));
-    entered.env("PATH", format!("{}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", paths.bin().display()));
+    let process = process(paths, node).ok_or_else(|| ClusterError::NodeDown {
+        node: node.to_string(),
+    })?;
+    let mut entered = command(
+        "nsenter",
+        &[
+            "-t",
+            &process.pid().to_string(),
+            "-m",
+            "-n",
+            "-u",
+            "-i",
+            "-p",
+            "--",
+        ],
+    );
+    entered
+        .args(words)
+        .envs(environment(paths, node))
+        .env("HOME", paths.disk(node).join("home"));
+    entered.env(
+        "PATH",
+        format!(
+            "{}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            paths.bin().display()
+        ),
+    );
     Ok(entered)
 }
 
@@ -117,7 +172,9 @@ pub(crate) fn outside(paths: &Paths, node: NodeId, path: &Path) -> Result<PathBu
             return Ok(paths.disk(node).join(directory).join(rest));
         }
     }
-    Err(ClusterError::SharedPath { path: path.to_path_buf() })
+    Err(ClusterError::SharedPath {
+        path: path.to_path_buf(),
+    })
 }
 
 #[cfg(test)]
@@ -129,7 +186,10 @@ mod tests {
         let paths = Paths::new("/home/a/state".into()).unwrap();
         let node = NodeId::parse("2").unwrap();
         let outside = |path: &str| super::outside(&paths, node, Path::new(path));
-        assert_eq!(outside("/var/lib/modelcache/hub").unwrap(), Path::new("/home/a/state/nodes/node-2/varlib/modelcache/hub"));
+        assert_eq!(
+            outside("/var/lib/modelcache/hub").unwrap(),
+            Path::new("/home/a/state/nodes/node-2/varlib/modelcache/hub")
+        );
         assert!(outside("/var/library").is_err());
         assert!(outside("/usr/bin").is_err());
     }

@@ -11,7 +11,9 @@ use crate::ClusterError;
 pub const RIG_VARIABLE: &str = "MODELCACHE_TEST_RIG";
 
 /// Directories that a node replaces by its own: nothing below them that the rig needs may lie there.
-const REPLACED: [&str; 7] = ["/var/lib", "/var/log", "/srv", "/mnt", "/run", "/etc", "/opt"];
+const REPLACED: [&str; 7] = [
+    "/var/lib", "/var/log", "/srv", "/mnt", "/run", "/etc", "/opt",
+];
 
 /// The project's cache directory, outside every checkout.
 pub fn cache_root() -> Result<PathBuf, ClusterError> {
@@ -41,7 +43,9 @@ impl NodeId {
         let digits = name.strip_prefix("node-").unwrap_or(name);
         match digits.parse() {
             Ok(number @ 1..=9) => Ok(NodeId(number)),
-            _ => Err(ClusterError::NoSuchNode { name: name.to_owned() }),
+            _ => Err(ClusterError::NoSuchNode {
+                name: name.to_owned(),
+            }),
         }
     }
 
@@ -76,7 +80,10 @@ impl Paths {
     pub fn new(state: PathBuf) -> Result<Paths, ClusterError> {
         if let Some(replaced) = REPLACED.iter().find(|replaced| state.starts_with(replaced)) {
             return Err(ClusterError::Unsuitable {
-                what: format!("the cluster's state directory {} lies under {replaced}, which every node replaces by its own", state.display()),
+                what: format!(
+                    "the cluster's state directory {} lies under {replaced}, which every node replaces by its own",
+                    state.display()
+                ),
                 remedy: "set XDG_CACHE_HOME to a directory elsewhere".to_owned(),
             });
         }
@@ -166,7 +173,10 @@ mod tests {
 
     #[test]
     fn nodes_are_known_by_number_and_by_name() {
-        assert_eq!(NodeId::parse("3").unwrap(), NodeId::parse("node-3").unwrap());
+        assert_eq!(
+            NodeId::parse("3").unwrap(),
+            NodeId::parse("node-3").unwrap()
+        );
         assert_eq!(NodeId::parse("3").unwrap().address(), "10.77.0.13");
         for wrong in ["0", "10", "node-", "node-x", ""] {
             assert!(NodeId::parse(wrong).is_err(), "{wrong:?}");
@@ -175,10 +185,16 @@ mod tests {
 
     #[test]
     fn two_rigs_share_no_name() {
-        let (one, two) = (Paths::new("/home/a/state".into()).unwrap(), Paths::new("/home/b/state".into()).unwrap());
+        let (one, two) = (
+            Paths::new("/home/a/state".into()).unwrap(),
+            Paths::new("/home/b/state".into()).unwrap(),
+        );
         assert_ne!(one.control_namespace(), two.control_namespace());
         assert_ne!(one.cgroup(), two.cgroup());
-        assert!(one.node_namespace(NodeId::parse("1").unwrap()).starts_with(&one.namespace_prefix()));
+        assert!(
+            one.node_namespace(NodeId::parse("1").unwrap())
+                .starts_with(&one.namespace_prefix())
+        );
     }
 
     #[test]

@@ -22,7 +22,10 @@ impl Process {
     pub(crate) fn read(record: &Path) -> Option<Process> {
         let text = fs::read_to_string(record).ok()?;
         let (pid, start) = text.trim().split_once(' ')?;
-        Some(Process { pid: pid.parse().ok()?, start: start.parse().ok()? })
+        Some(Process {
+            pid: pid.parse().ok()?,
+            start: start.parse().ok()?,
+        })
     }
 
     pub(crate) fn pid(self) -> i32 {
@@ -31,26 +34,35 @@ impl Process {
 
     /// Whether it still runs (one that ended and was not collected does not).
     pub(crate) fn alive(self) -> bool {
-        fs::read_to_string(format!("/proc/{}/stat", self.pid)).ok().and_then(|stat| parse_stat(&stat)).is_some_and(
-            |(state, start)| start == self.start && state != 'Z' && state != 'X',
-        )
+        fs::read_to_string(format!("/proc/{}/stat", self.pid))
+            .ok()
+            .and_then(|stat| parse_stat(&stat))
+            .is_some_and(|(state, start)| start == self.start && state != 'Z' && state != 'X')
     }
 
     /// Ends it at once and waits until it is gone.
     pub(crate) fn kill(self, log: &Path) -> Result<(), ClusterError> {
         // The descriptor is taken first and the start time checked afterwards: then the signal cannot reach a successor of the same id.
-        let descriptor = Pid::from_raw(self.pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
-        let Some(descriptor) = descriptor.filter(|_| self.alive()) else { return Ok(()) };
+        let descriptor =
+            Pid::from_raw(self.pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+        let Some(descriptor) = descriptor.filter(|_| self.alive()) else {
+            return Ok(());
+        };
         // It may end by itself in between, which is what is wanted.
         let _ = pidfd_send_signal(&descriptor, Signal::KILL);
-        wait("the end of a process", Duration::from_secs(20), log, || !self.alive())
+        wait("the end of a process", Duration::from_secs(20), log, || {
+            !self.alive()
+        })
     }
 }
 
 /// State and start time out of a line of `/proc/PID/stat`. The name in it may hold spaces and brackets.
 fn parse_stat(stat: &str) -> Option<(char, u64)> {
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    Some((fields.first()?.chars().next()?, fields.get(19)?.parse().ok()?))
+    Some((
+        fields.first()?.chars().next()?,
+        fields.get(19)?.parse().ok()?,
+    ))
 }
 
 /// Something to start and to leave running.
@@ -82,23 +94,52 @@ impl Daemon<'_> {
         let record = Daemon::record(&self.run, self.name);
         remove(&record)?;
         let log_path = self.log.join(format!("{}.log", self.name));
-        let log = File::options().create(true).append(true).open(&log_path).map_err(ClusterError::io("open", &log_path))?;
-        let error_log = log.try_clone().map_err(ClusterError::io("open", &log_path))?;
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(&log_path)
+            .map_err(ClusterError::io("open", &log_path))?;
+        let error_log = log
+            .try_clone()
+            .map_err(ClusterError::io("open", &log_path))?;
         let mut command = Command::new("setsid");
-        command.arg("--fork").args(&self.before).arg(&self.launcher).arg(&record).args(&self.command);
-        command.envs(self.environment).current_dir("/").stdin(Stdio::null()).stdout(log).stderr(error_log);
-        let source = |source| ClusterError::Start { command: format!("setsid --fork … {}", self.command.join(" ")), source };
+        command
+            .arg("--fork")
+            .args(&self.before)
+            .arg(&self.launcher)
+            .arg(&record)
+            .args(&self.command);
+        command
+            .envs(self.environment)
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(log)
+            .stderr(error_log);
+        let source = |source| ClusterError::Start {
+            command: format!("setsid --fork … {}", self.command.join(" ")),
+            source,
+        };
         command.status().map_err(source)?;
-        wait(&format!("the start of {}", self.name), Duration::from_secs(20), &log_path, || Process::read(&record).is_some())?;
+        wait(
+            &format!("the start of {}", self.name),
+            Duration::from_secs(20),
+            &log_path,
+            || Process::read(&record).is_some(),
+        )?;
         Process::read(&record).ok_or(ClusterError::NotUp)
     }
 }
 
 /// Ends everything whose record lies in the directory, and removes the records.
 pub(crate) fn kill_all(run: &Path, log: &Path) -> Result<usize, ClusterError> {
-    let Ok(entries) = fs::read_dir(run) else { return Ok(0) };
-    let records: Vec<PathBuf> =
-        entries.flatten().map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|end| end == "process")).collect();
+    let Ok(entries) = fs::read_dir(run) else {
+        return Ok(0);
+    };
+    let records: Vec<PathBuf> = entries
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|end| end == "process"))
+        .collect();
     let mut ended = 0;
     for record in &records {
         if let Some(process) = Process::read(record).filter(|process| process.alive()) {
@@ -128,11 +169,22 @@ mod tests {
     #[test]
     fn a_successor_with_the_same_id_is_another_process() {
         let pid = i32::try_from(std::process::id()).unwrap();
-        let stat = fs::read_to_string("/proc/self/stat").unwrap();
-        let (_, start) = parse_stat(&stat).unwrap();
+        let line = fs::read_to_string("/proc/self/stat").unwrap();
+        let (_, start) = parse_stat(&line).unwrap();
         assert!(Process { pid, start }.alive());
-        assert!(!Process { pid, start: start + 1 }.alive());
+        assert!(
+            !Process {
+                pid,
+                start: start + 1
+            }
+            .alive()
+        );
         // Would end this test if the start time were not looked at.
-        Process { pid, start: start + 1 }.kill(Path::new("/")).unwrap();
+        Process {
+            pid,
+            start: start + 1,
+        }
+        .kill(Path::new("/"))
+        .unwrap();
     }
 }

@@ -1,3 +1,21 @@
 //! The operator of ModelCache: plans what each node holds, and coordinates who fetches and who gives it.
+//!
+//! * [`reconcile`]: from ModelCaches and Nodes to snapshots, per-node intent, volumes, labels and statuses.
+//! * [`resolve`]: asks the hub what a model is, beside the reconciler.
+//! * [`coordinator`]: tells connected agents what to fetch from the hub and what to take from each other.
+//! * [`run`]: puts them together; [`args`], [`http`], [`health`] and [`metrics`] face the outside.
 
+pub mod args;
 pub mod coordinator;
+mod fault;
+pub mod health;
+pub mod http;
+pub mod metrics;
+mod mirror;
+pub mod picture;
+mod reasons;
+pub mod reconcile;
+pub mod resolve;
+pub mod run;
+pub mod secrets;
+pub mod source;

@@ -1,0 +1,162 @@
+//! The command line.
+
+use std::net::SocketAddr;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// The operator of ModelCache.
+#[derive(Debug, Parser)]
+#[command(
+    name = "modelcache-operator",
+    version,
+    about = "Plans which nodes of a Kubernetes cluster hold which models, and coordinates who fetches and who gives them.",
+    long_about = "Plans which nodes of a Kubernetes cluster hold which models, and coordinates who fetches and who gives \
+                  them.\n\nIt reads ModelCaches and Nodes, asks the hub which files a model has, and writes \
+                  ModelSnapshots, ModelCacheNodes, volumes, ready labels and statuses. Agents keep a connection to it \
+                  and are told what to fetch from the hub and what to take from each other. It holds no state of its \
+                  own: it can be killed at any moment and goes on where it was.\n\nUsually it is installed by the Helm \
+                  chart; outside a cluster it uses the current context of the kubeconfig.",
+    after_help = "Example, against the cluster of the current kubeconfig:\n  \
+                  modelcache-operator run --namespace modelcache-system --hub-endpoint https://huggingface.co"
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the operator until it is told to stop (SIGTERM or SIGINT).
+    Run(RunArgs),
+}
+
+/// Settings of `run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Base URL of the hub for models whose source names no endpoint.
+    #[arg(
+        long,
+        env = "MODELCACHE_HUB_ENDPOINT",
+        value_name = "URL",
+        default_value = "https://huggingface.co",
+        value_parser = endpoint
+    )]
+    pub hub_endpoint: String,
+
+    /// Where agents connect for coordination.
+    #[arg(
+        long,
+        env = "MODELCACHE_COORDINATOR_LISTEN",
+        value_name = "IP:PORT",
+        default_value = "[::]:9489"
+    )]
+    pub coordinator_listen: SocketAddr,
+
+    /// Where metrics (/metrics) and probes (/healthz, /readyz) are served.
+    #[arg(
+        long,
+        env = "MODELCACHE_METRICS_LISTEN",
+        value_name = "IP:PORT",
+        default_value = "[::]:9490"
+    )]
+    pub metrics_listen: SocketAddr,
+
+    /// Service account of the agents, in the operator's namespace; nobody else is let in to coordination.
+    #[arg(
+        long,
+        env = "MODELCACHE_AGENT_SERVICE_ACCOUNT",
+        value_name = "NAME",
+        default_value = "modelcache-agent"
+    )]
+    pub agent_service_account: String,
+
+    /// Where agents keep models on their nodes: what volumes show. Must be the same as the agents' --cache-dir.
+    #[arg(
+        long,
+        env = "MODELCACHE_CACHE_DIR",
+        value_name = "DIRECTORY",
+        default_value = modelcache_crds::names::DEFAULT_CACHE_DIR,
+        value_parser = directory
+    )]
+    pub cache_dir: String,
+
+    /// The operator's namespace: where Secrets with access tokens and the agents' service account are. Absent: that of
+    /// the pod it runs in, or of the current context.
+    #[arg(long, env = "MODELCACHE_NAMESPACE", value_name = "NAME")]
+    pub namespace: Option<String>,
+
+    /// Form of the log.
+    #[arg(
+        long,
+        env = "MODELCACHE_LOG_FORMAT",
+        value_name = "FORMAT",
+        default_value = "text"
+    )]
+    pub log_format: LogFormat,
+
+    /// What to log, as directives of the form TARGET=LEVEL; for example debug, or info,modelcache_operator=debug.
+    #[arg(
+        long,
+        env = "MODELCACHE_LOG",
+        value_name = "DIRECTIVES",
+        default_value = "info"
+    )]
+    pub log: String,
+}
+
+/// Form of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+fn endpoint(text: &str) -> Result<String, String> {
+    let text = text.trim_end_matches('/');
+    let host = text
+        .strip_prefix("https://")
+        .or_else(|| text.strip_prefix("http://"));
+    match host {
+        Some(host) if !host.is_empty() && !host.contains(['@', '?', '#']) => Ok(text.to_owned()),
+        _ => Err("write the base URL of a hub, for example https://huggingface.co".to_owned()),
+    }
+}
+
+fn directory(text: &str) -> Result<String, String> {
+    let trimmed = text.trim_end_matches('/');
+    if trimmed.starts_with('/') {
+        Ok(trimmed.to_owned())
+    } else {
+        Err(format!(
+            "write an absolute path below the root, for example {}",
+            modelcache_crds::names::DEFAULT_CACHE_DIR
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_cannot_be_an_endpoint_or_a_directory_is_refused() {
+        assert_eq!(endpoint("http://hub:8080/").unwrap(), "http://hub:8080");
+        for bad in ["", "hub", "ftp://hub", "https://", "https://user@hub"] {
+            assert!(endpoint(bad).is_err(), "{bad}");
+        }
+        assert_eq!(directory("/var/lib/x/").unwrap(), "/var/lib/x");
+        for bad in ["", "/", "var"] {
+            assert!(directory(bad).is_err(), "{bad}");
+        }
+    }
+}

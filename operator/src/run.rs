@@ -1,0 +1,273 @@
+//! Puts the parts together and keeps them running until the process is told to stop.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::api::ListParams;
+use kube::{Api, Client};
+use modelcache_crds::{ModelCache, ModelCacheNode, ModelSnapshot};
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
+
+use crate::args::{LogFormat, RunArgs};
+use crate::coordinator::{Coordinator, TokenReviewer, server};
+use crate::health::Health;
+use crate::http;
+use crate::metrics::Metrics;
+use crate::reconcile::{self, Context};
+use crate::resolve::LiveHub;
+use crate::secrets::SecretReader;
+
+/// The definitions are looked for again after this time.
+const CRD_RETRY: Duration = Duration::from_secs(3);
+/// How long one look at the API server may take.
+const CRD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long connections may take to end after the signal to stop.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why the operator cannot run.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// The log directives mean nothing.
+    #[error("--log {directives:?}: {source}; write for example info,modelcache_operator=debug")]
+    Log {
+        /// As given.
+        directives: String,
+        /// What is wrong.
+        source: ParseError,
+    },
+    /// The TLS provider cannot be installed.
+    #[error("another TLS provider is installed already")]
+    Tls,
+    /// There is no way to a cluster.
+    #[error(
+        "no cluster is known: {0}; run it in a pod with a service account, or point KUBECONFIG at a cluster"
+    )]
+    NoCluster(kube::config::InferConfigError),
+    /// The way to the cluster cannot be used.
+    #[error("the cluster's configuration cannot be used: {0}")]
+    Client(kube::Error),
+    /// A port cannot be had.
+    #[error("cannot listen on {addr} for {purpose}: {source}; choose another with {flag}")]
+    Listen {
+        /// The address.
+        addr: SocketAddr,
+        /// What for.
+        purpose: &'static str,
+        /// The option that sets it.
+        flag: &'static str,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// Signals cannot be received.
+    #[error("signals cannot be received: {0}")]
+    Signal(std::io::Error),
+    /// A part ended that should have run until the end.
+    #[error("{part} ended: {message}")]
+    Ended {
+        /// Which.
+        part: &'static str,
+        /// Why.
+        message: String,
+    },
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub async fn run(args: RunArgs) -> Result<(), RunError> {
+    // Without `..`: an option that nothing uses does not compile.
+    let RunArgs {
+        hub_endpoint,
+        coordinator_listen,
+        metrics_listen,
+        agent_service_account,
+        cache_dir,
+        namespace,
+        log_format,
+        log,
+    } = args;
+    start_log(&log, log_format)?;
+    rustls::crypto::aws_lc_rs::default_provider()
+        .install_default()
+        .map_err(|_| RunError::Tls)?;
+    let stop = CancellationToken::new();
+    stop_on_signals(stop.clone())?;
+
+    let config = kube::Config::infer().await.map_err(RunError::NoCluster)?;
+    let namespace = namespace.unwrap_or_else(|| config.default_namespace.clone());
+    let client = Client::try_from(config).map_err(RunError::Client)?;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        namespace,
+        hub_endpoint,
+        %coordinator_listen,
+        %metrics_listen,
+        "starting"
+    );
+
+    let coordinator = Coordinator::new();
+    let metrics = Arc::new(Metrics::new().with_coordinator(&coordinator));
+    let health = Arc::new(Health::new());
+    // Both ports are taken before anything else, so that a wrong one is known at once.
+    let probes = listen(metrics_listen, "metrics and probes", "--metrics-listen").await?;
+    let agents = listen(coordinator_listen, "coordination", "--coordinator-listen").await?;
+
+    let mut parts: JoinSet<(&'static str, String)> = JoinSet::new();
+    let served = http::serve(
+        probes,
+        Arc::clone(&metrics),
+        Arc::clone(&health),
+        stop.clone(),
+    );
+    parts.spawn(async { ("the server of metrics and probes", outcome(served.await)) });
+    let reviewer = TokenReviewer::new(
+        client.clone(),
+        modelcache_crds::names::COORDINATOR_AUDIENCE,
+        &namespace,
+        &agent_service_account,
+    );
+    let served = server::serve(
+        coordinator.clone(),
+        agents,
+        Arc::new(reviewer),
+        stop.clone(),
+    );
+    parts.spawn(async { ("the coordinator", outcome(served.await)) });
+    let context = Context {
+        hub: Arc::new(LiveHub),
+        secrets: Arc::new(SecretReader::new(client.clone(), &namespace)),
+        client,
+        default_endpoint: hub_endpoint,
+        cache_dir,
+        coordinator,
+        metrics,
+        health,
+    };
+    let stopped = stop.clone();
+    parts.spawn(async move {
+        if await_definitions(&context.client, &stopped).await {
+            reconcile::run(context, stopped).await;
+        }
+        ("the reconciler", "no reason given".to_owned())
+    });
+
+    // The first part that ends takes the others with it: half an operator would only look as if it worked.
+    let first = parts.join_next().await;
+    let ended = match first {
+        _ if stop.is_cancelled() => None,
+        Some(Ok((part, message))) => Some(RunError::Ended { part, message }),
+        Some(Err(error)) => Some(RunError::Ended {
+            part: "a part",
+            message: error.to_string(),
+        }),
+        None => None,
+    };
+    stop.cancel();
+    let rest = async { while parts.join_next().await.is_some() {} };
+    if tokio::time::timeout(SHUTDOWN_TIMEOUT, rest).await.is_err() {
+        tracing::warn!("some connections did not end in time");
+    }
+    match ended {
+        Some(error) => Err(error),
+        None => {
+            tracing::info!("stopped");
+            Ok(())
+        }
+    }
+}
+
+fn outcome(result: std::io::Result<()>) -> String {
+    match result {
+        Ok(()) => "no reason given".to_owned(),
+        Err(error) => error.to_string(),
+    }
+}
+
+fn start_log(directives: &str, format: LogFormat) -> Result<(), RunError> {
+    let filter = EnvFilter::try_new(directives).map_err(|source| RunError::Log {
+        directives: directives.to_owned(),
+        source,
+    })?;
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+    Ok(())
+}
+
+fn stop_on_signals(stop: CancellationToken) -> Result<(), RunError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signal)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signal)?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping");
+        stop.cancel();
+    });
+    Ok(())
+}
+
+async fn listen(
+    addr: SocketAddr,
+    purpose: &'static str,
+    flag: &'static str,
+) -> Result<TcpListener, RunError> {
+    TcpListener::bind(addr)
+        .await
+        .map_err(|source| RunError::Listen {
+            addr,
+            purpose,
+            flag,
+            source,
+        })
+}
+
+/// Waits until the API server serves all three types. False when the process is to stop before.
+async fn await_definitions(client: &Client, stop: &CancellationToken) -> bool {
+    let one = ListParams::default().limit(1);
+    let mut said = String::new();
+    loop {
+        let look = async {
+            // Metadata are enough, and no object can be malformed in them.
+            Api::<ModelCache>::all(client.clone())
+                .list_metadata(&one)
+                .await?;
+            Api::<ModelSnapshot>::all(client.clone())
+                .list_metadata(&one)
+                .await?;
+            Api::<ModelCacheNode>::all(client.clone())
+                .list_metadata(&one)
+                .await?;
+            Ok::<(), kube::Error>(())
+        };
+        let problem = match tokio::time::timeout(CRD_TIMEOUT, look).await {
+            Ok(Ok(())) => return true,
+            Ok(Err(kube::Error::Api(status))) if status.is_not_found() => {
+                "the definitions of ModelCache, ModelSnapshot and ModelCacheNode are not established: install the Helm \
+                 chart with crds.enabled, or kubectl apply --server-side -f deploy/crds.yaml"
+                    .to_owned()
+            }
+            Ok(Err(error)) => format!("the API server cannot be asked: {error}"),
+            Err(_) => "the API server does not answer".to_owned(),
+        };
+        // Once is enough while it stays the same.
+        if problem != said {
+            tracing::warn!(problem, "waiting");
+            said = problem;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(CRD_RETRY) => {}
+            () = stop.cancelled() => return false,
+        }
+    }
+}

@@ -26,8 +26,9 @@ fn rig(test: &str) -> Option<(Cluster, MutexGuard<'static, ()>)> {
     match Cluster::from_env() {
         Ok(cluster) if cluster.is_rig() => Some((cluster, guard)),
         Ok(_) => {
-            eprintln!(
-                "SKIPPED {test}: it proves the project's own cluster, and KUBECONFIG names another"
+            skipped(
+                test,
+                "it proves the project's own cluster, and KUBECONFIG names another",
             );
             None
         }

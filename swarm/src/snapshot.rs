@@ -1,6 +1,6 @@
 //! A model at one commit: an exact list of files with sizes and hashes.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use crate::segment::BlobId;
 
@@ -54,10 +54,10 @@ impl Snapshot {
     /// Distinct contents with their sizes in bytes, in the order in which their first file is listed.
     #[must_use]
     pub fn blobs(&self) -> Vec<(BlobId, u64)> {
-        let mut seen = BTreeMap::new();
+        let mut seen = BTreeSet::new();
         let mut blobs = Vec::new();
         for file in &self.files {
-            if seen.insert(file.blob, ()).is_none() {
+            if seen.insert(file.blob) {
                 blobs.push((file.blob, file.size));
             }
         }

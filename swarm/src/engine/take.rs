@@ -19,7 +19,7 @@ const TICK: Duration = Duration::from_millis(100);
 /// A holder from which no block came for so long is given up.
 const SILENCE: Duration = Duration::from_secs(15);
 /// A holder that trickles is given up too: after this time...
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// ... it must have sent so many bytes a second on average.
 const MIN_BYTES_PER_SECOND: u64 = 4 << 10;
 
@@ -51,10 +51,10 @@ impl Work {
         result
     }
 
-    fn failed(&self, message: impl ToString) -> TakeError {
+    fn failed(&self, message: &str) -> TakeError {
         TakeError::Engine {
             segment: self.request.name(),
-            message: message.to_string(),
+            message: message.to_owned(),
         }
     }
 
@@ -93,7 +93,7 @@ impl Work {
                 Ok(AddTorrentResponse::Added(_, torrent)) => return Ok(torrent),
                 Ok(AddTorrentResponse::AlreadyManaged(_, left)) => self.delete(&left).await,
                 Ok(AddTorrentResponse::ListOnly(_)) => break,
-                Err(error) => return Err(self.failed(format!("{error:#}"))),
+                Err(error) => return Err(self.failed(&format!("{error:#}"))),
             }
         }
         Err(self.failed("the torrent cannot be added"))
@@ -150,7 +150,7 @@ impl Work {
     /// librqbit would try a lost or lying peer again and again; here the coordinator decides who is asked next.
     fn check_torrent(&self, torrent: &ManagedTorrent, received: u64) -> Result<(), TakeError> {
         torrent.with_state(|state| match state {
-            ManagedTorrentState::Error(error) => Err(self.failed(format!("{error:#}"))),
+            ManagedTorrentState::Error(error) => Err(self.failed(&format!("{error:#}"))),
             ManagedTorrentState::Live(live) => {
                 let peers = live.stats_snapshot().peer_stats;
                 // Not needed: the peer was let go because the segment is complete.

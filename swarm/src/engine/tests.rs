@@ -160,7 +160,7 @@ async fn segments_of_many_shapes_arrive_whole() {
 async fn many_at_once() {
     let engine = Engine::start().unwrap();
     let segments: Vec<_> = (0..64)
-        .map(|index| content(300_000 + index as usize, index))
+        .map(|index| content(300_000 + index, index as u64))
         .collect();
     let takes: Vec<_> = (0..)
         .zip(&segments)
@@ -235,9 +235,10 @@ async fn a_lying_holder_is_found_out_and_an_honest_one_is_taken_from() {
     );
     assert!(started.elapsed() < Duration::from_secs(2));
     let written = io.take();
-    assert_eq!(
-        written[3 * 65_536..4 * 65_536],
-        [0; 65_536],
+    assert!(
+        written[3 * 65_536..4 * 65_536]
+            .iter()
+            .all(|&byte| byte == 0),
         "wrong bytes reached the disk"
     );
 
@@ -314,7 +315,7 @@ async fn a_silent_holder_is_given_up() {
         answer[48..].fill(7);
         stream.write_all(&answer).await?;
         stream.write_all(&wire::greeting(2)).await?;
-        tokio::time::sleep(Duration::from_secs(120)).await;
+        tokio::time::sleep(Duration::from_mins(2)).await;
         Ok(())
     })
     .await;

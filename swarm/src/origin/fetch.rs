@@ -156,7 +156,7 @@ impl Fetch<'_> {
         let first = part.first + *done;
         let last = part.first + part.len - 1;
         let Answer { response, url, .. } = self.open(part, asked, (first, last)).await?;
-        let from = self.body_start(part, &response, &url, (first, last))?;
+        let from = Self::body_start(part, &response, &url, (first, last))?;
         // What comes before the wanted range when the whole file is sent, and what follows it.
         let mut skip = first - from;
         let mut follows = if response.status() == StatusCode::OK {
@@ -216,7 +216,6 @@ impl Fetch<'_> {
 
     /// The offset in the file at which the body begins, if the answer is one that can be used.
     fn body_start(
-        &self,
         part: &Part<'_>,
         response: &reqwest::Response,
         url: &Url,

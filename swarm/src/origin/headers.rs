@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn content_ranges() {
-        let range = |value| content_range(&with("content-range", value));
+        let range = |value: &str| content_range(&with("content-range", value));
         assert_eq!(range("bytes 0-9/100"), Some((0, 9, 100)));
         assert_eq!(range("Bytes 5-5/6"), Some((5, 5, 6)));
         for bad in [
@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn waits() {
-        let wait = |name, value| retry_after(&with(name, value)).map(|wait| wait.as_secs());
+        let wait = |name, value: &str| retry_after(&with(name, value)).map(|wait| wait.as_secs());
         assert_eq!(wait("ratelimit", "\"resolvers\";r=0;t=55"), Some(56));
         assert_eq!(
             wait("ratelimit", "\"api\";r=10;t=9, \"resolvers\"; r=0; t=55"),
@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn next_pages() {
-        let next = |value| next_page(&with("link", value));
+        let next = |value: &str| next_page(&with("link", value));
         let url = "https://hub/api/models/a/tree/main?recursive=true&cursor=x,y;z";
         assert_eq!(
             next(&format!("<{url}>; rel=\"next\"")).as_deref(),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use url::Url;
 
 /// Signed URLs of the hub live an hour.
-const LIFETIME: Duration = Duration::from_secs(50 * 60);
+const LIFETIME: Duration = Duration::from_mins(50);
 /// More files than that are in use only when they are small, and then each is asked for once.
 const CAPACITY: usize = 4096;
 

@@ -25,6 +25,9 @@ impl Ranges {
 
     /// Takes `start..end` out.
     pub(super) fn remove(&mut self, start: u64, end: u64) {
+        if start >= end {
+            return;
+        }
         while let Some((&s, &e)) = self.0.range(..end).next_back()
             && e > start
         {

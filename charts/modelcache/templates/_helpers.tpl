@@ -1,0 +1,63 @@
+{{/* Prefix of all names. */}}
+{{- define "modelcache.name" -}}
+{{- default .Release.Name .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "modelcache.operator" -}}{{ include "modelcache.name" . }}-operator{{- end -}}
+{{- define "modelcache.agent" -}}{{ include "modelcache.name" . }}-agent{{- end -}}
+
+{{/* User name of a service account of the release; takes a dictionary of root and name. */}}
+{{- define "modelcache.user" -}}
+system:serviceaccount:{{ .root.Release.Namespace }}:{{ .name }}
+{{- end -}}
+
+{{- define "modelcache.labels" -}}
+app.kubernetes.io/name: modelcache
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/part-of: modelcache
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- end -}}
+
+{{/* Labels that never change, by which pods are found; takes a dictionary of root and component. */}}
+{{- define "modelcache.selector" -}}
+app.kubernetes.io/name: modelcache
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end -}}
+
+{{/* Full name of an image; takes a dictionary of root and image. */}}
+{{- define "modelcache.image" -}}
+{{- with .root.Values.image.registry }}{{ trimSuffix "/" . }}/{{ end }}{{ .image.repository }}:{{ .root.Values.image.tag | default .root.Chart.AppVersion }}
+{{- end -}}
+
+{{/* What both containers may do: nothing. */}}
+{{- define "modelcache.restricted" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+seccompProfile: {type: RuntimeDefault}
+{{- end -}}
+
+{{/* Directives of the log. The libraries speak of every connection; at debug we want our own words. */}}
+{{- define "modelcache.log" -}}
+{{- $level := .Values.logLevel -}}
+{{- if has $level (list "debug" "trace") -}}
+info,modelcache_operator={{ $level }},modelcache_agent={{ $level }},modelcache_swarm={{ $level }},librqbit=error,librqbit_core=error
+{{- else -}}
+{{ $level }},librqbit=error,librqbit_core=error
+{{- end -}}
+{{- end -}}
+
+{{/* Annotations by which a plain Prometheus finds a pod; takes a dictionary of root and port. */}}
+{{- define "modelcache.scrape" -}}
+{{- if .root.Values.metrics.annotations }}
+prometheus.io/scrape: "true"
+prometheus.io/port: {{ .port | quote }}
+prometheus.io/path: /metrics
+{{- end }}
+{{- end -}}

@@ -28,6 +28,7 @@ mod snapshot_store;
 mod space;
 #[cfg(test)]
 mod tests;
+mod verdict;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, OpenOptions};
@@ -49,8 +50,9 @@ use ranges::Ranges;
 use snapshot_store::Shared;
 
 pub use error::StoreError;
-pub use snapshot_store::{Progress, SnapshotStore, Verdict};
+pub use snapshot_store::{Progress, SnapshotStore};
 pub use space::Space;
+pub use verdict::Verdict;
 
 /// Where the bytes of a segment came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

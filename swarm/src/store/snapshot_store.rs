@@ -1,7 +1,6 @@
 //! What one snapshot sees of the store: its segments, what of them is held, and the way to a whole model.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::blob::Blob;
@@ -17,13 +16,11 @@ use crate::snapshot::Snapshot;
 use crate::verify::{BlobHasher, piece_count, read_pieces};
 
 /// From this many files on, the whole file system is synced instead of each of them.
-const MANY_FILES: usize = 16;
-/// Bytes read at once when a blob is hashed from disk.
-const CHUNK: usize = 1 << 20;
+pub(super) const MANY_FILES: usize = 16;
 
 /// One snapshot in the store. Clones are the same.
 #[derive(Clone)]
-pub struct SnapshotStore(Arc<Shared>);
+pub struct SnapshotStore(pub(super) Arc<Shared>);
 
 /// How far a snapshot is. Contents that several files share count once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,44 +35,25 @@ pub struct Progress {
     pub peer_bytes: u64,
 }
 
-/// What [`SnapshotStore::verify`] found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// Every blob of these held segments is right.
-    Verified {
-        /// Segment indices.
-        segments: Vec<u32>,
-    },
-    /// A blob was wrong. These segments were held and are not any more.
-    Corrupt {
-        /// Segment indices; none when nothing of the blob had to be fetched.
-        segments: Vec<u32>,
-        /// The blob.
-        blob: BlobId,
-        /// What was wrong, for people.
-        message: String,
-    },
-}
-
 pub(super) struct Shared {
-    store: Arc<Inner>,
-    snapshot: Arc<Snapshot>,
-    segments: Vec<Segment>,
-    blobs: BTreeMap<BlobId, Arc<Blob>>,
-    journal: Arc<Journal>,
-    state: Mutex<State>,
+    pub(super) store: Arc<Inner>,
+    pub(super) snapshot: Arc<Snapshot>,
+    pub(super) segments: Vec<Segment>,
+    pub(super) blobs: BTreeMap<BlobId, Arc<Blob>>,
+    pub(super) journal: Arc<Journal>,
+    pub(super) state: Mutex<State>,
     /// One thread hashes at a time.
-    verifying: Mutex<()>,
+    pub(super) verifying: Mutex<()>,
 }
 
-struct State {
+pub(super) struct State {
     /// Piece hashes of the segments that are held, as far as known.
-    pieces: Vec<Option<PieceHashes>>,
+    pub(super) pieces: Vec<Option<PieceHashes>>,
     /// Whether the segment was reported as verified.
-    reported: Vec<bool>,
-    origin_bytes: u64,
-    peer_bytes: u64,
-    published: bool,
+    pub(super) reported: Vec<bool>,
+    pub(super) origin_bytes: u64,
+    pub(super) peer_bytes: u64,
+    pub(super) published: bool,
 }
 
 impl Shared {
@@ -90,7 +68,7 @@ impl Shared {
             .filter_map(|extent| self.blobs.get(&extent.blob))
     }
 
-    fn covers(&self, segment: &Segment) -> bool {
+    pub(super) fn covers(&self, segment: &Segment) -> bool {
         segment.extents.iter().all(|extent| {
             self.blobs
                 .get(&extent.blob)
@@ -98,11 +76,11 @@ impl Shared {
         })
     }
 
-    fn is_verified(&self, segment: &Segment) -> bool {
+    pub(super) fn is_verified(&self, segment: &Segment) -> bool {
         self.blobs_of(segment).all(|blob| blob.is_verified())
     }
 
-    fn segment(&self, index: u32) -> Result<&Segment, StoreError> {
+    pub(super) fn segment(&self, index: u32) -> Result<&Segment, StoreError> {
         self.segments
             .get(index as usize)
             .ok_or_else(|| StoreError::NoSuchSegment {
@@ -429,221 +407,6 @@ impl SnapshotStore {
             });
         }
         Ok(adopted)
-    }
-
-    /// Hashes what is durable and not hashed yet, in order; moves complete right blobs to `blobs/`, throws wrong ones
-    /// away. Returns what changed for segments that were held, by this or by another snapshot's verification.
-    pub fn verify(&self) -> Result<Vec<Verdict>, StoreError> {
-        let _turn = locked(&self.0.verifying);
-        let mut right = Vec::new();
-        let mut wrong = Vec::new();
-        for blob in self.0.blobs.values() {
-            if blob.is_verified() {
-                continue;
-            }
-            let Some(found) = self.hash(blob)? else {
-                continue;
-            };
-            if found == blob.id {
-                right.push(Arc::clone(blob));
-            } else {
-                wrong.push((Arc::clone(blob), found));
-            }
-        }
-        self.accept(&right)?;
-        for (blob, found) in &wrong {
-            self.reject(blob, found)?;
-        }
-        Ok(self.report())
-    }
-
-    /// Goes on hashing a blob from disk. Its real name when it is complete.
-    fn hash(&self, blob: &Blob) -> Result<Option<BlobId>, StoreError> {
-        let mut buffer = Vec::new();
-        loop {
-            // Taken anew for each chunk, so that nobody who feeds from memory waits for long.
-            let mut prefix = locked(&blob.prefix);
-            let start = prefix.position();
-            let end = blob.durable_end(start);
-            if start == blob.size {
-                let whole = blob.covers(0, blob.size);
-                return Ok(if whole { prefix.finished() } else { None });
-            }
-            if end <= start {
-                return Ok(None);
-            }
-            let len = usize::try_from(end - start).map_or(CHUNK, |left| left.min(CHUNK));
-            buffer.resize(len, 0);
-            match self.0.store.files.read(blob, start, &mut buffer) {
-                Ok(()) => prefix.feed(start, &buffer, None),
-                // Another snapshot's verification was faster.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-                Err(error) => {
-                    let path = self.0.store.layout.partial(&blob.id);
-                    return Err(StoreError::io("read", &path, error));
-                }
-            }
-        }
-    }
-
-    /// Moves right blobs to where they stay.
-    fn accept(&self, blobs: &[Arc<Blob>]) -> Result<(), StoreError> {
-        if blobs.is_empty() {
-            return Ok(());
-        }
-        let store = &self.0.store;
-        let _alone = store
-            .records
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        let blobs: Vec<_> = blobs.iter().filter(|blob| !blob.is_verified()).collect();
-        for blob in &blobs {
-            disk::protect(&store.layout.partial(&blob.id))?;
-        }
-        if blobs.len() > MANY_FILES {
-            disk::sync_all(store.layout.root())?;
-        } else {
-            for blob in &blobs {
-                disk::sync_path(&store.layout.partial(&blob.id))?;
-            }
-        }
-        for blob in &blobs {
-            let mut state = locked(&blob.state);
-            disk::rename(
-                &store.layout.partial(&blob.id),
-                &store.layout.blob(&blob.id),
-            )?;
-            store.files.close(&blob.id);
-            state.verified = true;
-            state.durable = super::Ranges::default();
-            state.fault = None;
-        }
-        disk::sync_directory(&store.layout.blobs())?;
-        disk::sync_directory(&store.layout.partials())
-    }
-
-    /// Throws a wrong blob away: first what the journals say of it, then the file.
-    fn reject(&self, blob: &Arc<Blob>, found: &BlobId) -> Result<(), StoreError> {
-        let store = &self.0.store;
-        let _alone = store
-            .records
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        if blob.is_verified() || !blob.covers(0, blob.size) {
-            return Ok(());
-        }
-        let path = store.layout.partial(&blob.id);
-        tracing::warn!(blob = %blob.id, %found, "a content has the wrong hash and is thrown away");
-        let message = format!(
-            "{} bytes that should be {} hash to {found}; they are thrown away and fetched again",
-            blob.size, blob.id
-        );
-        locked(&blob.state).fault = Some(message);
-        store.forget_on_disk(&[(Arc::clone(blob), 0, blob.size)])?;
-        store.files.close(&blob.id);
-        disk::remove(&path)?;
-        disk::sync_directory(&store.layout.partials())?;
-        store.files.close(&blob.id);
-        Inner::forget_in_memory(&[(Arc::clone(blob), 0, blob.size)]);
-        Ok(())
-    }
-
-    /// Compares what is so with what was told.
-    fn report(&self) -> Vec<Verdict> {
-        let mut verified = Vec::new();
-        let mut lost: BTreeMap<BlobId, Vec<u32>> = BTreeMap::new();
-        let mut state = locked(&self.0.state);
-        let state = &mut *state;
-        let flags = state.pieces.iter_mut().zip(&mut state.reported);
-        for (segment, (pieces, reported)) in self.0.segments.iter().zip(flags) {
-            if pieces.is_none() {
-                continue;
-            }
-            let missing = segment.extents.iter().find(|extent| {
-                !self
-                    .0
-                    .blobs
-                    .get(&extent.blob)
-                    .is_some_and(|blob| blob.covers(extent.offset, extent.offset + extent.len))
-            });
-            if let Some(extent) = missing {
-                *pieces = None;
-                *reported = false;
-                lost.entry(extent.blob).or_default().push(segment.index);
-            } else if !*reported && self.0.is_verified(segment) {
-                *reported = true;
-                verified.push(segment.index);
-            }
-        }
-        let mut verdicts: Vec<Verdict> = lost
-            .into_iter()
-            .map(|(blob, segments)| Verdict::Corrupt {
-                segments,
-                blob,
-                message: self.fault(&blob),
-            })
-            .collect();
-        for blob in self.0.blobs.values() {
-            if blob.size == 0 && !blob.is_verified() {
-                verdicts.push(Verdict::Corrupt {
-                    segments: Vec::new(),
-                    blob: blob.id,
-                    message: format!(
-                        "the hub lists an empty file as {}, which is not the hash of nothing",
-                        blob.id
-                    ),
-                });
-            }
-        }
-        if !verified.is_empty() {
-            verdicts.push(Verdict::Verified { segments: verified });
-        }
-        verdicts
-    }
-
-    fn fault(&self, blob: &BlobId) -> String {
-        self.0
-            .blobs
-            .get(blob)
-            .and_then(|blob| locked(&blob.state).fault.clone())
-            .unwrap_or_else(|| format!("{blob} was thrown away on this node and is fetched again"))
-    }
-
-    /// Throws segments away whose blobs are not verified here. Returns those that were held until now.
-    pub fn discard(&self, segments: &[u32]) -> Result<Vec<u32>, StoreError> {
-        let store = &self.0.store;
-        let _alone = store
-            .records
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        let mut gone = Vec::new();
-        for index in segments {
-            let segment = self.0.segment(*index)?;
-            for extent in &segment.extents {
-                if let Some(blob) = self.0.blobs.get(&extent.blob)
-                    && !blob.is_verified()
-                    && blob.durable_bytes() > 0
-                {
-                    let end = extent.offset + extent.len;
-                    gone.push((Arc::clone(blob), extent.offset, end));
-                }
-            }
-        }
-        store.forget(&gone)?;
-        let mut state = locked(&self.0.state);
-        let state = &mut *state;
-        let mut dropped = Vec::new();
-        for index in segments {
-            let segment = self.0.segment(*index)?;
-            if let Some(pieces) = state.pieces.get_mut(*index as usize)
-                && pieces.is_some()
-                && !self.0.covers(segment)
-            {
-                *pieces = None;
-                dropped.push(*index);
-            }
-        }
-        Ok(dropped)
     }
 
     /// Whether every blob is verified, so that it can be published.

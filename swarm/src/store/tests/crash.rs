@@ -20,11 +20,16 @@ fn catalogue() -> Catalogue {
             ("more/file.txt", bytes(9, 10)),
         ],
     );
-    catalogue.add(
-        ("third", "other", "main"),
-        'c',
-        &[("x.bin", bytes(5, 1500)), ("y.bin", bytes(8, 2000))],
+    // More small files in one segment than are synced one by one.
+    let names: Vec<String> = (0..20).map(|n| format!("small/{n}")).collect();
+    let mut files = vec![("x.bin", bytes(5, 1500)), ("y.bin", bytes(8, 2000))];
+    files.extend(
+        names
+            .iter()
+            .zip(20..)
+            .map(|(name, seed)| (name.as_str(), bytes(seed, 9))),
     );
+    catalogue.add(("third", "other", "main"), 'c', &files);
     catalogue
 }
 

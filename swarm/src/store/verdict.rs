@@ -1,0 +1,251 @@
+//! From durable bytes to contents that are proved: hashing, moving right blobs to their place, throwing wrong ones away.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, PoisonError};
+
+use super::blob::Blob;
+use super::error::StoreError;
+use super::ranges::Ranges;
+use super::snapshot_store::{MANY_FILES, SnapshotStore};
+use super::{Inner, disk, locked};
+use crate::segment::BlobId;
+
+/// Bytes read at once when a blob is hashed from disk.
+const CHUNK: usize = 1 << 20;
+
+/// What [`SnapshotStore::verify`] found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Every blob of these held segments is right.
+    Verified {
+        /// Segment indices.
+        segments: Vec<u32>,
+    },
+    /// A blob was wrong. These segments were held and are not any more.
+    Corrupt {
+        /// Segment indices; none when nothing of the blob had to be fetched.
+        segments: Vec<u32>,
+        /// The blob.
+        blob: BlobId,
+        /// What was wrong, for people.
+        message: String,
+    },
+}
+
+impl SnapshotStore {
+    /// Hashes what is durable and not hashed yet, in order; moves complete right blobs to `blobs/`, throws wrong ones
+    /// away. Returns what changed for segments that were held, by this or by another snapshot's verification.
+    pub fn verify(&self) -> Result<Vec<Verdict>, StoreError> {
+        let _turn = locked(&self.0.verifying);
+        let mut right = Vec::new();
+        let mut wrong = Vec::new();
+        for blob in self.0.blobs.values() {
+            if blob.is_verified() {
+                continue;
+            }
+            let Some(found) = self.hash(blob)? else {
+                continue;
+            };
+            if found == blob.id {
+                right.push(Arc::clone(blob));
+            } else {
+                wrong.push((Arc::clone(blob), found));
+            }
+        }
+        self.accept(&right)?;
+        for (blob, found) in &wrong {
+            self.reject(blob, found)?;
+        }
+        Ok(self.report())
+    }
+
+    /// Goes on hashing a blob from disk. Its real name when it is complete.
+    fn hash(&self, blob: &Blob) -> Result<Option<BlobId>, StoreError> {
+        let mut buffer = Vec::new();
+        loop {
+            // Taken anew for each chunk, so that nobody who feeds from memory waits for long.
+            let mut prefix = locked(&blob.prefix);
+            let start = prefix.position();
+            let end = blob.durable_end(start);
+            if start == blob.size {
+                let whole = blob.covers(0, blob.size);
+                return Ok(if whole { prefix.finished() } else { None });
+            }
+            if end <= start {
+                return Ok(None);
+            }
+            let len = usize::try_from(end - start).map_or(CHUNK, |left| left.min(CHUNK));
+            buffer.resize(len, 0);
+            match self.0.store.files.read(blob, start, &mut buffer) {
+                Ok(()) => prefix.feed(start, &buffer, None),
+                // Another snapshot's verification was faster.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                Err(error) => {
+                    let path = self.0.store.layout.partial(&blob.id);
+                    return Err(StoreError::io("read", &path, error));
+                }
+            }
+        }
+    }
+
+    /// Moves right blobs to where they stay.
+    fn accept(&self, blobs: &[Arc<Blob>]) -> Result<(), StoreError> {
+        if blobs.is_empty() {
+            return Ok(());
+        }
+        let store = &self.0.store;
+        let _alone = store
+            .records
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let blobs: Vec<_> = blobs.iter().filter(|blob| !blob.is_verified()).collect();
+        for blob in &blobs {
+            disk::protect(&store.layout.partial(&blob.id))?;
+        }
+        if blobs.len() > MANY_FILES {
+            disk::sync_all(store.layout.root())?;
+        } else {
+            for blob in &blobs {
+                disk::sync_path(&store.layout.partial(&blob.id))?;
+            }
+        }
+        for blob in &blobs {
+            let mut state = locked(&blob.state);
+            disk::rename(
+                &store.layout.partial(&blob.id),
+                &store.layout.blob(&blob.id),
+            )?;
+            store.files.close(&blob.id);
+            state.verified = true;
+            state.durable = Ranges::default();
+            state.fault = None;
+        }
+        disk::sync_directory(&store.layout.blobs())?;
+        disk::sync_directory(&store.layout.partials())
+    }
+
+    /// Throws a wrong blob away: first what the journals say of it, then the file.
+    fn reject(&self, blob: &Arc<Blob>, found: &BlobId) -> Result<(), StoreError> {
+        let store = &self.0.store;
+        let _alone = store
+            .records
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        if blob.is_verified() || !blob.covers(0, blob.size) {
+            return Ok(());
+        }
+        let path = store.layout.partial(&blob.id);
+        tracing::warn!(blob = %blob.id, %found, "a content has the wrong hash and is thrown away");
+        let message = format!(
+            "{} bytes that should be {} hash to {found}; they are thrown away and fetched again",
+            blob.size, blob.id
+        );
+        locked(&blob.state).fault = Some(message);
+        store.forget_on_disk(&[(Arc::clone(blob), 0, blob.size)])?;
+        store.files.close(&blob.id);
+        disk::remove(&path)?;
+        disk::sync_directory(&store.layout.partials())?;
+        store.files.close(&blob.id);
+        Inner::forget_in_memory(&[(Arc::clone(blob), 0, blob.size)]);
+        Ok(())
+    }
+
+    /// Compares what is so with what was told.
+    fn report(&self) -> Vec<Verdict> {
+        let mut verified = Vec::new();
+        let mut lost: BTreeMap<BlobId, Vec<u32>> = BTreeMap::new();
+        let mut state = locked(&self.0.state);
+        let state = &mut *state;
+        let flags = state.pieces.iter_mut().zip(&mut state.reported);
+        for (segment, (pieces, reported)) in self.0.segments.iter().zip(flags) {
+            if pieces.is_none() {
+                continue;
+            }
+            let missing = segment.extents.iter().find(|extent| {
+                !self
+                    .0
+                    .blobs
+                    .get(&extent.blob)
+                    .is_some_and(|blob| blob.covers(extent.offset, extent.offset + extent.len))
+            });
+            if let Some(extent) = missing {
+                *pieces = None;
+                *reported = false;
+                lost.entry(extent.blob).or_default().push(segment.index);
+            } else if !*reported && self.0.is_verified(segment) {
+                *reported = true;
+                verified.push(segment.index);
+            }
+        }
+        let mut verdicts: Vec<Verdict> = lost
+            .into_iter()
+            .map(|(blob, segments)| Verdict::Corrupt {
+                segments,
+                blob,
+                message: self.fault(&blob),
+            })
+            .collect();
+        for blob in self.0.blobs.values() {
+            if blob.size == 0 && !blob.is_verified() {
+                verdicts.push(Verdict::Corrupt {
+                    segments: Vec::new(),
+                    blob: blob.id,
+                    message: format!(
+                        "the hub lists an empty file as {}, which is not the hash of nothing",
+                        blob.id
+                    ),
+                });
+            }
+        }
+        if !verified.is_empty() {
+            verdicts.push(Verdict::Verified { segments: verified });
+        }
+        verdicts
+    }
+
+    fn fault(&self, blob: &BlobId) -> String {
+        self.0
+            .blobs
+            .get(blob)
+            .and_then(|blob| locked(&blob.state).fault.clone())
+            .unwrap_or_else(|| format!("{blob} was thrown away on this node and is fetched again"))
+    }
+
+    /// Throws segments away whose blobs are not verified here. Returns those that were held until now.
+    pub fn discard(&self, segments: &[u32]) -> Result<Vec<u32>, StoreError> {
+        let store = &self.0.store;
+        let _alone = store
+            .records
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let mut gone = Vec::new();
+        for index in segments {
+            let segment = self.0.segment(*index)?;
+            for extent in &segment.extents {
+                if let Some(blob) = self.0.blobs.get(&extent.blob)
+                    && !blob.is_verified()
+                    && blob.durable_bytes() > 0
+                {
+                    let end = extent.offset + extent.len;
+                    gone.push((Arc::clone(blob), extent.offset, end));
+                }
+            }
+        }
+        store.forget(&gone)?;
+        let mut state = locked(&self.0.state);
+        let state = &mut *state;
+        let mut dropped = Vec::new();
+        for index in segments {
+            let segment = self.0.segment(*index)?;
+            if let Some(pieces) = state.pieces.get_mut(*index as usize)
+                && pieces.is_some()
+                && !self.0.covers(segment)
+            {
+                *pieces = None;
+                dropped.push(*index);
+            }
+        }
+        Ok(dropped)
+    }
+}

@@ -56,7 +56,10 @@ impl Ledger {
         }
         let members = snap.members.iter();
         let mut takers: Vec<NodeId> = members
-            .filter(|(node, member)| member.wants.has(index) && self.may_take(**node))
+            .filter(|(node, member)| {
+                let barred = member.hub_only.has(index) && self.reaches_hub(snap, member);
+                member.wants.has(index) && !barred && self.may_take(**node)
+            })
             .map(|(node, _)| *node)
             .collect();
         takers.sort_by_key(|node| self.nodes[*node].takes);
@@ -80,6 +83,16 @@ impl Ledger {
             takers.sort_by_key(|taker| self.nodes[*taker].takes);
             takers.retain(|taker| self.take_one(*taker, from, now));
         }
+    }
+
+    /// Whether a node could get a segment from the hub, as far as is known.
+    fn reaches_hub(&self, snap: &Snap, member: &Member) -> bool {
+        snap.config.as_ref().is_some_and(|config| {
+            config.policy != SourcePolicy::PeersOnly
+                && !self.endpoints[config.endpoint].backoff.failing()
+                && !snap.backoff.failing()
+                && !member.backoff.failing()
+        })
     }
 
     fn may_take(&self, node: NodeId) -> bool {
@@ -129,8 +142,15 @@ impl Ledger {
         if member.wanting == 0 || !snap.is_shared() {
             return None;
         }
-        let wants = member.wants.words().iter().zip(snap.offered.words());
-        let possible: Vec<u64> = wants.map(|(wants, offered)| wants & offered).collect();
+        let barred = if self.reaches_hub(snap, member) {
+            u64::MAX
+        } else {
+            0
+        };
+        let mut possible = member.wants.words().to_vec();
+        for (at, word) in possible.iter_mut().enumerate() {
+            *word &= snap.offered.words()[at] & !(member.hub_only.words()[at] & barred);
+        }
         if possible.iter().all(|word| *word == 0) {
             return None;
         }
@@ -192,10 +212,23 @@ impl Ledger {
                     segment.uploads(node) < self.settings.uploads_per_segment
                 }
         };
+        // Who has much that nobody else holds gives that first, and leaves the rest to those who have not.
+        let laden = |node: NodeId| {
+            let alone = snap
+                .members
+                .get(&node)
+                .map_or(0, |holder| holder.alone as usize);
+            alone > self.settings.first_copies_per_node
+        };
+        let relieved = segment
+            .holders
+            .iter()
+            .any(|holder| usable(holder.node) && !laden(holder.node));
         let holders = segment.holders.iter().filter(|holder| {
             from.is_none_or(|from| from == holder.node)
                 && usable(holder.node)
                 && pieces.is_none_or(|best| Arc::ptr_eq(best, &holder.pieces))
+                && !(relieved && laden(holder.node))
                 && room(holder.node)
         });
         let best = holders.min_by_key(|holder| {
@@ -329,14 +362,16 @@ fn find_fetch_of(
         let needed = if everything {
             u64::MAX
         } else {
-            (snap.unheld.words()[at] | member.stranded.words()[at]) & !snap.fetching.words()[at]
+            (snap.unheld.words()[at] | member.stranded.words()[at] | member.hub_only.words()[at])
+                & !snap.fetching.words()[at]
         };
         member.wants.words()[at] & needed & !snap.held_back.words()[at]
     };
     let reserved = |index: u32| {
         let keeper = snap.reserved.get(&index);
         keeper.is_some_and(|keeper| {
-            let keeper_wants = |keeper: &Member| keeper.wants.has(index) && !keeper.backoff.waits(now);
+            let keeper_wants =
+                |keeper: &Member| keeper.wants.has(index) && !keeper.backoff.waits(now);
             *keeper != node && snap.members.get(keeper).is_some_and(keeper_wants)
         })
     };
@@ -344,17 +379,22 @@ fn find_fetch_of(
         let mut holders = snap.segments[index as usize].holders.iter();
         holders.all(|holder| member.avoids(index, holder.node, now))
     };
-    let fetchable = |index: u32| everything || !reserved(index) && unreachable(index);
+    let fetchable = |index: u32| {
+        everything || !reserved(index) && (member.hub_only.has(index) || unreachable(index))
+    };
     first_from(member.cursor, snap.unheld.words().len(), word, fetchable)
 }
 
 impl Segment {
-    /// The piece hashes to believe where holders differ: a verified holder's, then those of most.
+    /// The piece hashes to believe where holders differ: those of most verified holders, then those of most.
     fn best_pieces(&self, usable: impl Fn(NodeId) -> bool) -> Option<&Arc<PieceHashes>> {
         let holders = || self.holders.iter().filter(|holder| usable(holder.node));
         let standing = |pieces: &Arc<PieceHashes>| {
             let same = || holders().filter(|holder| Arc::ptr_eq(&holder.pieces, pieces));
-            (same().any(|holder| holder.verified), same().count())
+            (
+                same().filter(|holder| holder.verified).count(),
+                same().count(),
+            )
         };
         holders()
             .map(|holder| &holder.pieces)

@@ -111,6 +111,8 @@ pub(super) struct Member {
     pub(super) wants: Bits,
     /// Number of segments in `wants`.
     pub(super) wanting: u32,
+    /// Number of segments that only it holds.
+    pub(super) alone: u32,
     pub(super) open: BTreeMap<u32, Lease>,
     /// Segments fetched from the hub or being fetched.
     pub(super) fetched: u32,
@@ -122,6 +124,8 @@ pub(super) struct Member {
     pub(super) avoid: BTreeMap<(u32, NodeId), Backoff>,
     /// Segments that it may fetch although others hold them, if it has to avoid all of those.
     pub(super) stranded: Bits,
+    /// Segments that came from others and were found wrong again and again: it gets them from the hub itself.
+    pub(super) hub_only: Bits,
     /// From whom it took what is not verified yet.
     pub(super) taken_from: BTreeMap<u32, NodeId>,
     /// How often it found a segment in a blob with a wrong hash.
@@ -241,6 +245,7 @@ impl Snap {
                 held: Bits::empty(self.size),
                 wants: Bits::full(self.size),
                 wanting: self.size,
+                alone: 0,
                 open: BTreeMap::new(),
                 fetched: 0,
                 cursor,
@@ -248,6 +253,7 @@ impl Snap {
                 backoff: Backoff::default(),
                 avoid: BTreeMap::new(),
                 stranded: Bits::empty(self.size),
+                hub_only: Bits::empty(self.size),
                 taken_from: BTreeMap::new(),
                 corrupt: BTreeMap::new(),
                 discarding: None,
@@ -281,6 +287,24 @@ impl Snap {
         self.sole.set(index, segment.holders.len() == 1);
         self.fetching.set(index, segment.fetches > 0);
         self.offered.set(index, offered);
+    }
+
+    /// Changes the holders of a segment.
+    fn change_holders(&mut self, index: u32, change: impl FnOnce(&mut Vec<Holder>)) {
+        let segment = &mut self.segments[index as usize];
+        let before = segment.only_holder();
+        change(&mut segment.holders);
+        segment.mixed = segment
+            .holders
+            .windows(2)
+            .any(|pair| !Arc::ptr_eq(&pair[0].pieces, &pair[1].pieces));
+        let after = segment.only_holder();
+        if let Some(member) = before.and_then(|node| self.members.get_mut(&node)) {
+            member.alone -= 1;
+        }
+        if let Some(member) = after.and_then(|node| self.members.get_mut(&node)) {
+            member.alone += 1;
+        }
     }
 
     /// Brings `wants` of a member in line with the rest of its books.
@@ -529,19 +553,17 @@ impl Ledger {
         member.held.set(index, true);
         member.stranded.set(index, false);
         snap.want(node, index);
-        let segment = &mut snap.segments[index as usize];
-        let known = segment
-            .holders
-            .iter()
-            .find(|holder| *holder.pieces == pieces);
+        let mut holders = snap.segments[index as usize].holders.iter();
+        let known = holders.find(|holder| *holder.pieces == pieces);
         let pieces = known.map_or_else(|| Arc::new(pieces), |holder| Arc::clone(&holder.pieces));
-        segment.holders.retain(|holder| holder.node != node);
-        segment.holders.push(Holder {
-            node,
-            pieces,
-            verified,
+        snap.change_holders(index, |holders| {
+            holders.retain(|holder| holder.node != node);
+            holders.push(Holder {
+                node,
+                pieces,
+                verified,
+            });
         });
-        segment.compare();
         snap.refresh(index, self.settings.uploads_per_segment);
         self.dirty.segments.insert((id, index));
     }
@@ -553,9 +575,9 @@ impl Ledger {
             member.held.set(index, false);
         }
         snap.want(node, index);
-        let segment = &mut snap.segments[index as usize];
-        segment.holders.retain(|holder| holder.node != node);
-        segment.compare();
+        snap.change_holders(index, |holders| {
+            holders.retain(|holder| holder.node != node)
+        });
         snap.refresh(index, self.settings.uploads_per_segment);
         self.dirty.segments.insert((id, index));
         self.dirty.takers.insert(node);
@@ -627,11 +649,11 @@ impl Ledger {
 }
 
 impl Segment {
-    fn compare(&mut self) {
-        self.mixed = self
-            .holders
-            .windows(2)
-            .any(|pair| !Arc::ptr_eq(&pair[0].pieces, &pair[1].pieces));
+    fn only_holder(&self) -> Option<NodeId> {
+        match self.holders.as_slice() {
+            [only] => Some(only.node),
+            _ => None,
+        }
     }
 
     /// Takes of it from one holder that are under way.

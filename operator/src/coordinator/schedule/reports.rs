@@ -1,8 +1,10 @@
 //! What agents report, and what it changes.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use modelcache_swarm::coordination::{AgentMessage, CoordinatorMessage, Held};
+use modelcache_swarm::segment::PieceHashes;
 
 use super::bits::Bits;
 use super::ledger::{Discarding, Lease, Ledger, NodeId, Snap, SnapId};
@@ -180,13 +182,23 @@ fn snapshot_of(message: &AgentMessage) -> Option<&str> {
 }
 
 impl Snap {
+    /// The piece hashes of a segment as a node holds it.
+    fn pieces_of(&self, node: NodeId, index: u32) -> Option<Arc<PieceHashes>> {
+        let mut holders = self.segments[index as usize].holders.iter();
+        let holder = holders.find(|holder| holder.node == node)?;
+        Some(Arc::clone(&holder.pieces))
+    }
+
     /// Lets one node fetch all of a wrong blob: the one that found it wrong, or, if it had just fetched all of it, the
     /// next one.
     fn reserve(&mut self, bad: &Bits, finder: NodeId) {
         let tried = bad
             .iter()
             .all(|index| self.reserved.get(&index) == Some(&finder));
-        let mut others = self.members.range(finder + 1..).chain(self.members.range(..finder));
+        let mut others = self
+            .members
+            .range(finder + 1..)
+            .chain(self.members.range(..finder));
         let next = others.next().map(|(node, _)| *node);
         let keeper = next.filter(|_| tried).unwrap_or(finder);
         for index in bad.iter() {
@@ -295,6 +307,7 @@ impl Ledger {
                 holder.verified = true;
                 member.taken_from.remove(&index);
                 member.corrupt.remove(&index);
+                member.hub_only.set(index, false);
                 snap.corrupt.set(index, false);
                 snap.reserved.remove(&index);
             }
@@ -414,22 +427,25 @@ impl Ledger {
         let until = snap.corrupt_backoff.until();
         snap.hold_back(bad.clone(), until, None);
         snap.reserve(&bad, node);
+        let wrong: BTreeMap<u32, Arc<PieceHashes>> = mine
+            .iter()
+            .filter_map(|index| Some((index, snap.pieces_of(node, index)?)))
+            .collect();
         for index in mine.iter() {
             self.throw_away(node, id, index, now);
         }
         let snap = &self.snaps[id];
-        let shared = snap
-            .config
-            .as_ref()
-            .is_none_or(|config| config.policy != SourcePolicy::OriginOnly);
-        let others: Vec<NodeId> = snap
-            .members
-            .keys()
-            .copied()
-            .filter(|one| *one != node)
-            .collect();
-        for other in others.into_iter().filter(|_| shared) {
-            self.discard(other, id, &bad, now);
+        let config = snap.config.as_ref();
+        if config.is_none_or(|config| config.policy != SourcePolicy::OriginOnly) {
+            let others: Vec<NodeId> = snap
+                .members
+                .keys()
+                .copied()
+                .filter(|one| *one != node)
+                .collect();
+            for other in others {
+                self.discard(other, id, &bad, &wrong, now);
+            }
         }
     }
 
@@ -443,6 +459,7 @@ impl Ledger {
         let times = member.corrupt.entry(index).or_default();
         *times += 1;
         let again = *times > 1;
+        member.hub_only.set(index, again);
         let Some(holder) = member.taken_from.remove(&index) else {
             return;
         };
@@ -454,53 +471,77 @@ impl Ledger {
         }
     }
 
-    /// Tells a node to throw segments away, if it has any of them unverified or is getting them.
-    fn discard(&mut self, node: NodeId, id: SnapId, bad: &Bits, now: u64) {
+    /// Tells a node to throw segments of a wrong blob away, unless they are verified there or its blob is another one.
+    fn discard(
+        &mut self,
+        node: NodeId,
+        id: SnapId,
+        bad: &Bits,
+        wrong: &BTreeMap<u32, Arc<PieceHashes>>,
+        now: u64,
+    ) {
         let snap = &self.snaps[id];
         let Some(member) = snap.members.get(&node) else {
             return;
         };
+        let differs = wrong.iter().any(|(index, wrong)| {
+            let theirs = snap.pieces_of(node, *index);
+            theirs.is_some_and(|theirs| theirs != *wrong)
+        });
+        if differs {
+            return;
+        }
         let unverified: Vec<u32> = bad
             .iter()
             .filter(|index| {
                 let mut holders = snap.segments[*index as usize].holders.iter();
-                holders.any(|holder| holder.node == node && !holder.verified)
+                // What it got from the hub itself because of such a blob is not touched by others' findings.
+                !member.hub_only.has(*index)
+                    && holders.any(|holder| holder.node == node && !holder.verified)
             })
             .collect();
-        let open: Vec<u32> = bad
+        let is_take = |index: &u32| matches!(member.open.get(index), Some(Lease::Take { .. }));
+        let takes: Vec<u32> = bad
             .iter()
-            .filter(|index| member.open.contains_key(index))
+            .filter(|index| !member.hub_only.has(*index) && is_take(index))
             .collect();
-        if unverified.is_empty() && open.is_empty() {
+        if unverified.is_empty() && takes.is_empty() {
             return;
         }
+        // What it is getting from the hub right now is as good as anything.
+        let from_hub = |index: &u32| {
+            member.hub_only.has(*index)
+                || matches!(member.open.get(index), Some(Lease::Fetch { .. }))
+        };
+        let segments: Vec<u32> = bad.iter().filter(|index| !from_hub(index)).collect();
         for index in unverified {
             self.remove_holder(node, id, index);
         }
-        for index in open {
+        for index in takes {
             self.close(node, id, index);
         }
         let snap = &mut self.snaps[id];
-        let message = CoordinatorMessage::Discard {
-            snapshot: snap.name.clone(),
-            segments: bad.iter().collect(),
-        };
-        self.outgoing.push((self.nodes[node].name.clone(), message));
         if let Some(member) = snap.members.get_mut(&node) {
-            let mut segments = bad.clone();
-            if let Some(before) = member.discarding.take() {
-                segments.add(&before.segments);
-            }
-            for index in member.held.iter() {
-                segments.set(index, false);
+            let earlier = member
+                .discarding
+                .take()
+                .map(|discarding| discarding.segments);
+            let mut pending = earlier.unwrap_or_else(|| Bits::empty(snap.size));
+            for index in segments.iter().filter(|index| !member.held.has(**index)) {
+                pending.set(*index, true);
             }
             member.discarding = Some(Discarding {
-                segments,
+                segments: pending,
                 until: now + self.settings.discard,
             });
         }
-        for index in bad.iter() {
-            snap.want(node, index);
+        for index in &segments {
+            snap.want(node, *index);
         }
+        let message = CoordinatorMessage::Discard {
+            snapshot: snap.name.clone(),
+            segments,
+        };
+        self.outgoing.push((self.nodes[node].name.clone(), message));
     }
 }

@@ -249,7 +249,13 @@ impl Simulation {
             if full {
                 for segment in 0..self.world.segments {
                     let verified = true;
-                    agent.held.insert(segment, Content { flavour: 0, verified });
+                    agent.held.insert(
+                        segment,
+                        Content {
+                            flavour: 0,
+                            verified,
+                        },
+                    );
                 }
             }
             self.agents.push(agent);
@@ -262,8 +268,20 @@ impl Simulation {
         if self.world.ticking {
             self.at(250, Event::Tick);
         }
-        let quiet_after = self.world.faults.iter().map(|(time, _)| *time).max().unwrap_or(0)
-            + self.world.nodes.iter().map(|(start, ..)| *start).max().unwrap_or(0)
+        let quiet_after = self
+            .world
+            .faults
+            .iter()
+            .map(|(time, _)| *time)
+            .max()
+            .unwrap_or(0)
+            + self
+                .world
+                .nodes
+                .iter()
+                .map(|(start, ..)| *start)
+                .max()
+                .unwrap_or(0)
             + self.world.wanted_at;
         while let Some(Reverse((time, sequence))) = self.queue.pop() {
             self.now = time;
@@ -297,13 +315,36 @@ impl Simulation {
                 agent.character, agent.connected, agent.open
             );
         }
-        text + &format!("{:#?}", self.schedule.ledger)
+        for snap in &self.schedule.ledger.snaps {
+            for (node, member) in &snap.members {
+                let wants: Vec<u32> = member.wants.iter().collect();
+                text += &format!(
+                    "{node} wants {wants:?} open {:?} backoff {:?} avoid {:?} stranded {:?} discarding {:?}\n",
+                    member.open,
+                    member.backoff,
+                    member.avoid,
+                    member.stranded.iter().collect::<Vec<_>>(),
+                    member.discarding,
+                );
+            }
+            text += &format!(
+                "backoff {:?} held back {:?} reserved {:?} troubles {:?}\n",
+                snap.backoff,
+                snap.held_back.iter().collect::<Vec<_>>(),
+                snap.reserved,
+                snap.troubles
+            );
+        }
+        text
     }
 
     fn everybody_whole(&self) -> bool {
         self.agents.iter().all(|agent| {
             let whole = agent.held.len() == self.world.segments as usize
-                && agent.held.values().all(|content| content.verified && content.flavour == 0);
+                && agent
+                    .held
+                    .values()
+                    .all(|content| content.verified && content.flavour == 0);
             agent.dead || agent.character.may_want_forever() || agent.connected && whole
         })
     }
@@ -333,7 +374,9 @@ impl Simulation {
                     self.obey(node, message);
                 }
             }
-            Event::Done(node, process, segment, ticket) => self.done(node, process, segment, ticket),
+            Event::Done(node, process, segment, ticket) => {
+                self.done(node, process, segment, ticket)
+            }
             Event::Verify(node, process, blob) => self.verify(node, process, blob),
             Event::Fault(fault) => self.fail(fault),
             Event::Want => self.want(),
@@ -374,17 +417,22 @@ impl Simulation {
         agent.connected = true;
         agent.connection += 1;
         agent.last = (self.now, self.now);
-        let outgoing = self.schedule.agent_connected(&node_name(node), address(), self.now);
+        let outgoing = self
+            .schedule
+            .agent_connected(&node_name(node), address(), self.now);
         self.deliver(outgoing);
         self.track(node);
     }
 
     fn track(&mut self, node: usize) {
-        let held = self.agents[node].held.iter().map(|(segment, content)| Held {
-            segment: *segment,
-            pieces: pieces(content.flavour, *segment),
-            verified: content.verified,
-        });
+        let held = self.agents[node]
+            .held
+            .iter()
+            .map(|(segment, content)| Held {
+                segment: *segment,
+                pieces: pieces(content.flavour, *segment),
+                verified: content.verified,
+            });
         let held = held.collect();
         self.say(
             node,
@@ -421,7 +469,10 @@ impl Simulation {
             }
             let delay = self.dice.roll(self.world.latency + 1);
             let agent = &mut self.agents[node];
-            assert!(agent.connected, "a message to {name}, which is not connected");
+            assert!(
+                agent.connected,
+                "a message to {name}, which is not connected"
+            );
             let time = agent.last.1.max(self.now + delay);
             agent.last.1 = time;
             let connection = agent.connection;
@@ -490,21 +541,27 @@ impl Simulation {
 
     fn done(&mut self, node: usize, process: u64, segment: u32, ticket: u64) {
         let agent = &mut self.agents[node];
-        if agent.process != process || agent.open.get(&segment).is_none_or(|(_, one)| *one != ticket) {
+        if agent.process != process
+            || agent
+                .open
+                .get(&segment)
+                .is_none_or(|(_, one)| *one != ticket)
+        {
             return;
         }
         let (order, _) = agent.open.remove(&segment).unwrap();
         let broken = self.dice.chance(self.world.failing);
         let got = match order {
             Order::Fetch => self.fetched(node, broken),
-            Order::Take(holder, pieces) => self.taken(holder, segment, &pieces, broken).ok_or(
-                AgentMessage::TakeFailed {
-                    snapshot: NAME.to_owned(),
-                    segment,
-                    holder: node_name(holder),
-                    message: "broken".to_owned(),
-                },
-            ),
+            Order::Take(holder, pieces) => {
+                self.taken(holder, segment, &pieces, broken)
+                    .ok_or(AgentMessage::TakeFailed {
+                        snapshot: NAME.to_owned(),
+                        segment,
+                        holder: node_name(holder),
+                        message: "broken".to_owned(),
+                    })
+            }
         };
         match got {
             Ok(flavour) => {
@@ -553,10 +610,19 @@ impl Simulation {
         Ok(if wrong { 1 + self.dice.roll(1000) } else { 0 })
     }
 
-    fn taken(&mut self, holder: usize, segment: u32, pieces: &PieceHashes, broken: bool) -> Option<u64> {
+    fn taken(
+        &mut self,
+        holder: usize,
+        segment: u32,
+        pieces: &PieceHashes,
+        broken: bool,
+    ) -> Option<u64> {
         let from = &mut self.agents[holder];
         let flavour = flavour_of(pieces);
-        let serves = from.held.get(&segment).is_some_and(|content| content.flavour == flavour);
+        let serves = from
+            .held
+            .get(&segment)
+            .is_some_and(|content| content.flavour == flavour);
         if broken || !from.alive || from.character == Character::Mute || !serves {
             return None;
         }
@@ -567,7 +633,9 @@ impl Simulation {
     fn verify_soon(&mut self, node: usize, segment: u32) {
         let blob = segment / self.world.blob;
         let process = self.agents[node].process;
-        let whole = self.blob(blob).all(|one| self.agents[node].held.contains_key(&one));
+        let whole = self
+            .blob(blob)
+            .all(|one| self.agents[node].held.contains_key(&one));
         if whole {
             let time = self.now + self.dice.roll(60);
             self.at(time, Event::Verify(node, process, blob));
@@ -582,11 +650,21 @@ impl Simulation {
     fn verify(&mut self, node: usize, process: u64, blob: u32) {
         let segments: Vec<u32> = self.blob(blob).collect();
         let agent = &mut self.agents[node];
-        let has = |segment: &u32| agent.held.get(segment).is_some_and(|content| !content.verified);
-        if agent.process != process || !segments.iter().all(has) || agent.character.may_want_forever() {
+        let has = |segment: &u32| {
+            agent
+                .held
+                .get(segment)
+                .is_some_and(|content| !content.verified)
+        };
+        if agent.process != process
+            || !segments.iter().all(has)
+            || agent.character.may_want_forever()
+        {
             return;
         }
-        let right = segments.iter().all(|segment| agent.held[segment].flavour == 0);
+        let right = segments
+            .iter()
+            .all(|segment| agent.held[segment].flavour == 0);
         let snapshot = NAME.to_owned();
         if right {
             for segment in &segments {
@@ -685,10 +763,16 @@ pub(super) fn check(schedule: &Schedule, settings: &Settings) {
         let mut fetching = vec![0; snap.size as usize];
         let mut pairs = BTreeMap::new();
         for (node, member) in &snap.members {
-            assert!(ledger.nodes[*node].address.is_some(), "members are connected");
+            assert!(
+                ledger.nodes[*node].address.is_some(),
+                "members are connected"
+            );
             for index in member.held.iter() {
                 holders[index as usize].insert(*node);
-                assert!(!member.open.contains_key(&index), "what is held is not on order");
+                assert!(
+                    !member.open.contains_key(&index),
+                    "what is held is not on order"
+                );
             }
             for (index, lease) in &member.open {
                 match lease {
@@ -702,30 +786,55 @@ pub(super) fn check(schedule: &Schedule, settings: &Settings) {
                         uploads[*holder] += 1;
                         *pairs.entry((*index, *holder)).or_insert(0) += 1;
                         let takings = &snap.segments[*index as usize].takings;
-                        assert!(takings.iter().any(|t| t.taker == *node && t.holder == *holder));
+                        assert!(
+                            takings
+                                .iter()
+                                .any(|t| t.taker == *node && t.holder == *holder)
+                        );
                     }
                 }
             }
-            let discarding = |index| member.discarding.as_ref().is_some_and(|d| d.segments.has(index));
+            let discarding = |index| {
+                member
+                    .discarding
+                    .as_ref()
+                    .is_some_and(|d| d.segments.has(index))
+            };
             let wants: Vec<u32> = (0..snap.size)
                 .filter(|index| {
-                    !member.held.has(*index) && !member.open.contains_key(index) && !discarding(*index)
+                    !member.held.has(*index)
+                        && !member.open.contains_key(index)
+                        && !discarding(*index)
                 })
                 .collect();
             assert_eq!(member.wants.iter().collect::<Vec<_>>(), wants);
             assert_eq!(member.wanting as usize, wants.len());
+            let alone = |index: &u32| snap.segments[*index as usize].holders.len() == 1;
+            assert_eq!(
+                member.alone as usize,
+                member.held.iter().filter(alone).count()
+            );
         }
         for (pair, count) in pairs {
-            assert!(count <= settings.uploads_per_segment, "uploads of {pair:?}: {count}");
+            assert!(
+                count <= settings.uploads_per_segment,
+                "uploads of {pair:?}: {count}"
+            );
         }
-        let shared = snap.config.as_ref().is_some_and(|c| c.policy != SourcePolicy::OriginOnly);
+        let shared = snap
+            .config
+            .as_ref()
+            .is_some_and(|c| c.policy != SourcePolicy::OriginOnly);
         for (index, segment) in snap.segments.iter().enumerate() {
             let number = u32::try_from(index).unwrap();
             let named: BTreeSet<_> = segment.holders.iter().map(|holder| holder.node).collect();
             assert_eq!(named.len(), segment.holders.len());
             assert_eq!(named, holders[index], "holders of {index}");
             assert_eq!(segment.fetches, fetching[index]);
-            assert!(!shared || fetching[index] <= 1, "two fetches of {index} at once");
+            assert!(
+                !shared || fetching[index] <= 1,
+                "two fetches of {index} at once"
+            );
             assert_eq!(snap.unheld.has(number), named.is_empty());
             assert_eq!(snap.sole.has(number), named.len() == 1);
             assert_eq!(snap.fetching.has(number), fetching[index] > 0);

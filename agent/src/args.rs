@@ -7,8 +7,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Fills this node's model cache and shares it with the other nodes of the cluster.
 ///
-/// The chart runs it as a DaemonSet: an init container gives the cache directory to the agent's user ('prepare'), then
-/// the agent works without any privilege ('run').
+/// The chart runs it on every node: an init container gives the cache directory to the agent's user ('prepare'), then the
+/// agent works without any privilege ('run').
 #[derive(Debug, Parser)]
 #[command(name = "modelcache-agent", version, max_term_width = 100)]
 pub struct Cli {
@@ -47,10 +47,10 @@ pub enum Command {
     Prepare(PrepareArgs),
     /// Work: hold what this node's ModelCacheNode asks for, and serve it to the other nodes.
     ///
-    /// Reads its own ModelCacheNode (named like the node) and the ModelSnapshots it names, follows the orders of the
+    /// Reads its own ModelCacheNode (named like the node) and the snapshots it names, follows the orders of the
     /// operator's coordinator, writes the status of its own object, and nothing else in the cluster. Each option can be
-    /// given by the environment variable that is named with it. The variable RUST_LOG chooses what is logged, for
-    /// example RUST_LOG=info,modelcache_agent=debug.
+    /// given by the environment variable that is named with it. `RUST_LOG` chooses what is logged, for example
+    /// `RUST_LOG=info,modelcache_agent=debug`.
     ///
     /// See how a node stands: kubectl get modelcachenodes; kubectl describe modelcachenode NODE
     Run(Box<RunArgs>),
@@ -60,7 +60,11 @@ pub enum Command {
 #[derive(Debug, Args)]
 pub struct PrepareArgs {
     /// Root of the cache; must exist (hostPath of type `DirectoryOrCreate`).
-    #[arg(long, env = "MODELCACHE_CACHE_DIR", default_value = "/var/lib/modelcache")]
+    #[arg(
+        long,
+        env = "MODELCACHE_CACHE_DIR",
+        default_value = "/var/lib/modelcache"
+    )]
     pub cache_dir: PathBuf,
     /// User that the agent runs as.
     #[arg(long, env = "MODELCACHE_UID", default_value_t = 65532)]
@@ -80,7 +84,11 @@ pub struct RunArgs {
     #[arg(long, env = "MODELCACHE_NODE_IP")]
     pub node_ip: IpAddr,
     /// Root of the cache; must belong to the user that the agent runs as (see 'prepare').
-    #[arg(long, env = "MODELCACHE_CACHE_DIR", default_value = "/var/lib/modelcache")]
+    #[arg(
+        long,
+        env = "MODELCACHE_CACHE_DIR",
+        default_value = "/var/lib/modelcache"
+    )]
     pub cache_dir: PathBuf,
     /// The operator's coordinator, as ws://host:port (the path /v1/coordinate is added when there is none).
     #[arg(long, env = "MODELCACHE_COORDINATOR", value_name = "URL")]
@@ -96,7 +104,11 @@ pub struct RunArgs {
     #[arg(long, env = "MODELCACHE_PEER_PORT", default_value_t = 9492)]
     pub peer_port: u16,
     /// Where metrics (/metrics) and probes (/healthz, /readyz) are served.
-    #[arg(long, env = "MODELCACHE_METRICS_LISTEN", default_value = "0.0.0.0:9491")]
+    #[arg(
+        long,
+        env = "MODELCACHE_METRICS_LISTEN",
+        default_value = "0.0.0.0:9491"
+    )]
     pub metrics_listen: SocketAddr,
 }
 

@@ -21,7 +21,9 @@ const LONGEST_SILENCE: Duration = Duration::from_mins(1);
 
 /// The port cannot be had.
 #[derive(Debug, Error)]
-#[error("cannot listen for metrics and probes on {addr}: {source}; choose another with --metrics-listen")]
+#[error(
+    "cannot listen for metrics and probes on {addr}: {source}; choose another with --metrics-listen"
+)]
 pub struct HttpError {
     addr: SocketAddr,
     source: std::io::Error,

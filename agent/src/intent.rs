@@ -54,9 +54,7 @@ pub enum ContentError {
         path: String,
     },
     /// Anything else that no snapshot can say.
-    #[error(
-        "ModelSnapshot {snapshot}: {what}; delete the object, and the operator writes it anew"
-    )]
+    #[error("ModelSnapshot {snapshot}: {what}; delete the object, and the operator writes it anew")]
     Invalid {
         /// Name of the object.
         snapshot: String,
@@ -189,7 +187,9 @@ fn files(name: &str, spec: &ModelSnapshotSpec) -> Result<Vec<SnapshotFile>, Cont
         .iter()
         .try_fold(0_u64, |sum, file| sum.checked_add(file.size));
     if total.is_none_or(|sum| sum > i64::MAX.unsigned_abs()) {
-        return Err(invalid("spec.files: the sizes add up to more than 2^63".to_owned()));
+        return Err(invalid(
+            "spec.files: the sizes add up to more than 2^63".to_owned(),
+        ));
     }
     Ok(files)
 }
@@ -265,7 +265,10 @@ impl Objects {
     pub fn intent(&self) -> Intent {
         let mut snapshots: Vec<Wanted> = Vec::new();
         for entry in &self.snapshots {
-            if let Some(wanted) = snapshots.iter_mut().find(|wanted| wanted.name == entry.name) {
+            if let Some(wanted) = snapshots
+                .iter_mut()
+                .find(|wanted| wanted.name == entry.name)
+            {
                 wanted.models.extend(entry.models.iter().cloned());
                 continue;
             }
@@ -298,7 +301,9 @@ impl Objects {
 
 /// Reading or writing a file of the agent's own state failed.
 #[derive(Debug, Error)]
-#[error("cannot {doing} {path}: {source}; check that the cache directory belongs to the agent's user and has space")]
+#[error(
+    "cannot {doing} {path}: {source}; check that the cache directory belongs to the agent's user and has space"
+)]
 pub struct StateFileError {
     doing: &'static str,
     path: PathBuf,

@@ -348,7 +348,9 @@ mod tests {
         {
             Ok(promtool) => promtool,
             Err(error) => {
-                eprintln!("SKIPPED: promtool cannot be run ({error}); install Debian's package prometheus");
+                eprintln!(
+                    "SKIPPED: promtool cannot be run ({error}); install Debian's package prometheus"
+                );
                 return;
             }
         };
@@ -360,7 +362,8 @@ mod tests {
             .write_all(text.as_bytes())
             .unwrap();
         let output = promtool.wait_with_output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
+        let said =
+            String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success() && said.is_empty(), "{said}");
     }
 }

@@ -14,7 +14,9 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum PrepareError {
     /// It does not exist or cannot be looked at.
-    #[error("cannot look at {path}: {source}; mount the node's cache directory there (hostPath of type DirectoryOrCreate)")]
+    #[error(
+        "cannot look at {path}: {source}; mount the node's cache directory there (hostPath of type DirectoryOrCreate)"
+    )]
     Look {
         /// The directory.
         path: PathBuf,
@@ -22,13 +24,17 @@ pub enum PrepareError {
         source: io::Error,
     },
     /// It is something else.
-    #[error("{path} is not a directory; mount the node's cache directory there (hostPath of type DirectoryOrCreate)")]
+    #[error(
+        "{path} is not a directory; mount the node's cache directory there (hostPath of type DirectoryOrCreate)"
+    )]
     NotADirectory {
         /// The path.
         path: PathBuf,
     },
     /// Its owner cannot be changed.
-    #[error("cannot give {path} to {uid}:{gid}: {source}; run this step as root with the capability CHOWN on a file system that can be written")]
+    #[error(
+        "cannot give {path} to {uid}:{gid}: {source}; run this step as root with the capability CHOWN on a file system that can be written"
+    )]
     Chown {
         /// The directory.
         path: PathBuf,

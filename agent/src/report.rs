@@ -158,10 +158,13 @@ async fn write(api: &Api<ModelCacheNode>, node: &str, state: &NodeState) -> Resu
 }
 
 async fn publish(recorder: Recorder, node: String, uid: Option<String>, notes: Vec<Note>) {
-    let mut reference = ModelCacheNode::new(&node, ModelCacheNodeSpec {
-        node_name: node.clone(),
-        snapshots: Vec::new(),
-    })
+    let mut reference = ModelCacheNode::new(
+        &node,
+        ModelCacheNodeSpec {
+            node_name: node.clone(),
+            snapshots: Vec::new(),
+        },
+    )
     .object_ref(&());
     reference.uid = uid;
     for note in notes {
@@ -180,7 +183,9 @@ async fn publish(recorder: Recorder, node: String, uid: Option<String>, notes: V
         let published = recorder.publish(&event, &reference);
         match tokio::time::timeout(WRITE_TIMEOUT, published).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(reason = note.reason, %error, "cannot publish an Event"),
+            Ok(Err(error)) => {
+                tracing::warn!(reason = note.reason, %error, "cannot publish an Event");
+            }
             Err(_) => tracing::warn!(reason = note.reason, "cannot publish an Event in time"),
         }
     }
@@ -241,8 +246,10 @@ fn snapshot_status(snapshot: &SnapshotState) -> NodeSnapshotStatus {
 
 // The API keeps whole seconds.
 fn seconds(at: jiff::Timestamp) -> jiff::Timestamp {
-    at.checked_sub(SignedDuration::from_nanos(i64::from(at.subsec_nanosecond())))
-        .unwrap_or(at)
+    at.checked_sub(SignedDuration::from_nanos(i64::from(
+        at.subsec_nanosecond(),
+    )))
+    .unwrap_or(at)
 }
 
 fn signed(bytes: u64) -> i64 {

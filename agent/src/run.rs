@@ -30,10 +30,14 @@ pub enum RunError {
     #[error(transparent)]
     State(#[from] StateFileError),
     /// There is no way to reach the API server.
-    #[error("no configuration for the API server: {0}; run in a pod with a service account, or set KUBECONFIG")]
+    #[error(
+        "no configuration for the API server: {0}; run in a pod with a service account, or set KUBECONFIG"
+    )]
     Client(#[from] kube::Error),
     /// The same, while the configuration is put together.
-    #[error("no configuration for the API server: {0}; run in a pod with a service account, or set KUBECONFIG")]
+    #[error(
+        "no configuration for the API server: {0}; run in a pod with a service account, or set KUBECONFIG"
+    )]
     Config(#[from] kube::config::InferConfigError),
     /// Signals cannot be received.
     #[error("cannot listen for signals: {0}")]

@@ -70,8 +70,7 @@ impl Throttle {
                 propose(*at + PROGRESS_INTERVAL);
             }
         }
-        if state.free_bytes.abs_diff(written.free_bytes)
-            > state.total_bytes / 100 * SPACE_PERCENT
+        if state.free_bytes.abs_diff(written.free_bytes) > state.total_bytes / 100 * SPACE_PERCENT
             || state.total_bytes != written.total_bytes
         {
             propose(*at + SPACE_INTERVAL);
@@ -187,7 +186,11 @@ mod tests {
     }
 
     /// Polls every 100 ms as the reporter at most does, and counts the writes.
-    fn run(states: impl Iterator<Item = NodeState>, throttle: &mut Throttle, now: &mut Instant) -> u32 {
+    fn run(
+        states: impl Iterator<Item = NodeState>,
+        throttle: &mut Throttle,
+        now: &mut Instant,
+    ) -> u32 {
         let mut writes = 0;
         for state in states {
             if throttle.decide(*now, &state) == Decision::Write {
@@ -210,7 +213,10 @@ mod tests {
             let ready = std::iter::repeat_n(state(Phase::Ready, 1000), 30);
             let all = pending.chain(downloading).chain(verifying).chain(ready);
             let writes = run(all, &mut throttle, &mut now);
-            assert!((3..=10).contains(&writes), "{writes} writes for {steps} steps");
+            assert!(
+                (3..=10).contains(&writes),
+                "{writes} writes for {steps} steps"
+            );
             assert_eq!(throttle.written.unwrap().1.snapshots[0].phase, Phase::Ready);
         }
     }
@@ -219,7 +225,11 @@ mod tests {
     fn a_problem_is_told_once_and_repeated_every_thirty_seconds() {
         let mut throttle = Throttle::default();
         let mut now = Instant::now();
-        run(std::iter::repeat_n(state(Phase::Downloading, 10), 10), &mut throttle, &mut now);
+        run(
+            std::iter::repeat_n(state(Phase::Downloading, 10), 10),
+            &mut throttle,
+            &mut now,
+        );
         // Ten minutes of ever new words about the same reason.
         let words = (0..6000).map(|number| with_problem(&format!("attempt {number}")));
         let writes = run(words, &mut throttle, &mut now);
@@ -245,8 +255,16 @@ mod tests {
     fn ready_is_told_at_once_even_after_a_failure() {
         let mut throttle = Throttle::default();
         let mut now = Instant::now();
-        run(std::iter::repeat_n(with_problem("x"), 10), &mut throttle, &mut now);
-        let writes = run(std::iter::repeat_n(state(Phase::Ready, 1000), 5), &mut throttle, &mut now);
+        run(
+            std::iter::repeat_n(with_problem("x"), 10),
+            &mut throttle,
+            &mut now,
+        );
+        let writes = run(
+            std::iter::repeat_n(state(Phase::Ready, 1000), 5),
+            &mut throttle,
+            &mut now,
+        );
         assert_eq!(writes, 1);
     }
 
@@ -254,8 +272,15 @@ mod tests {
     fn nothing_new_costs_nothing() {
         let mut throttle = Throttle::default();
         let mut now = Instant::now();
-        run(std::iter::repeat_n(state(Phase::Ready, 1000), 10), &mut throttle, &mut now);
-        assert_eq!(throttle.decide(now, &state(Phase::Ready, 1000)), Decision::Nothing);
+        run(
+            std::iter::repeat_n(state(Phase::Ready, 1000), 10),
+            &mut throttle,
+            &mut now,
+        );
+        assert_eq!(
+            throttle.decide(now, &state(Phase::Ready, 1000)),
+            Decision::Nothing
+        );
         throttle.forget();
         assert!(matches!(
             throttle.decide(now, &state(Phase::Ready, 1000)),

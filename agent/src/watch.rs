@@ -121,7 +121,11 @@ impl Follow {
                     self.objects.contents.insert(name, spec);
                 }
                 Err(error) => {
-                    tracing::warn!(snapshot = name, error, "cannot read a ModelSnapshot; trying again");
+                    tracing::warn!(
+                        snapshot = name,
+                        error,
+                        "cannot read a ModelSnapshot; trying again"
+                    );
                 }
             }
         }

@@ -73,6 +73,8 @@ pub enum Input {
         /// Every segment is held now.
         full: bool,
     },
+    /// Another snapshot of this node may have verified contents of this one.
+    Recheck,
     /// A verification pass ended.
     Verified {
         /// Segments that are proven now.
@@ -148,15 +150,22 @@ enum Kind {
     Corrupt,
 }
 
+/// Passes of verification run one at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verification {
+    Idle,
+    Running,
+    /// A segment came in since the pass began, so that another one must follow.
+    Outdated,
+}
+
 /// The state of one snapshot.
 #[derive(Clone, Debug)]
 pub struct Work {
     stage: Stage,
     full: bool,
     started: bool,
-    verifying: bool,
-    /// A segment came in since the verification pass began.
-    verify_again: bool,
+    verification: Verification,
     failures: u32,
     fault: Option<Fault>,
     corrupt: BTreeSet<u32>,
@@ -170,8 +179,7 @@ impl Work {
             stage: Stage::Opening,
             full: false,
             started: false,
-            verifying: false,
-            verify_again: false,
+            verification: Verification::Idle,
             failures: 0,
             fault: None,
             corrupt: BTreeSet::new(),
@@ -199,12 +207,13 @@ impl Work {
             return (Phase::Failed, Some(fault));
         }
         let phase = match self.stage {
-            Stage::Opening | Stage::Reserving | Stage::Waiting { .. } => Phase::Pending,
             Stage::Filling if self.full => Phase::Verifying,
             Stage::Filling if self.started => Phase::Downloading,
-            Stage::Filling => Phase::Pending,
             Stage::Publishing => Phase::Verifying,
             Stage::Ready => Phase::Ready,
+            Stage::Opening | Stage::Reserving | Stage::Filling | Stage::Waiting { .. } => {
+                Phase::Pending
+            }
         };
         (phase, None)
     }
@@ -237,6 +246,8 @@ impl Work {
                     Vec::new()
                 }
             }
+            Input::Recheck if self.stage == Stage::Filling => self.verify().into_iter().collect(),
+            Input::Recheck => Vec::new(),
             Input::Verified { good, bad, whole } => self.verified(now, &good, bad, whole),
             Input::Discarded => {
                 self.full = false;
@@ -286,13 +297,12 @@ impl Work {
     }
 
     fn verify(&mut self) -> Option<Action> {
-        if self.verifying {
-            self.verify_again = true;
-            return None;
+        if self.verification == Verification::Idle {
+            self.verification = Verification::Running;
+            return Some(Action::Verify);
         }
-        self.verifying = true;
-        self.verify_again = false;
-        Some(Action::Verify)
+        self.verification = Verification::Outdated;
+        None
     }
 
     fn verified(
@@ -302,7 +312,8 @@ impl Work {
         bad: Option<(Vec<u32>, String)>,
         whole: bool,
     ) -> Vec<Action> {
-        self.verifying = false;
+        let again = self.verification == Verification::Outdated;
+        self.verification = Verification::Idle;
         if self.stage != Stage::Filling {
             return Vec::new();
         }
@@ -327,7 +338,7 @@ impl Work {
             self.stage = Stage::Publishing;
             return vec![Action::Publish];
         }
-        if self.verify_again {
+        if again {
             return self.verify().into_iter().collect();
         }
         Vec::new()
@@ -411,8 +422,7 @@ impl Work {
     fn restart(&mut self) {
         self.stage = Stage::Opening;
         self.full = false;
-        self.verifying = false;
-        self.verify_again = false;
+        self.verification = Verification::Idle;
     }
 
     fn clear(&mut self, kind: Kind) {
@@ -636,6 +646,7 @@ mod tests {
                 bad: (bad && !whole).then(|| (vec![0, 1], "wrong".to_owned())),
                 whole,
             }),
+            Just(Input::Recheck),
             Just(Input::Discarded),
             Just(Input::ModelsChanged),
             Just(Input::Failed {

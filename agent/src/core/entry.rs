@@ -12,11 +12,12 @@ use modelcache_swarm::origin::OriginClient;
 use modelcache_swarm::segment::BlobId;
 use modelcache_swarm::snapshot::Snapshot;
 use modelcache_swarm::store::{Progress, SnapshotStore, StoreError, Verdict};
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::failure::{Blame, Failure, of_store};
-use super::transfer::{Order, Outcome, Transfer};
+use super::transfer::{Neighbours, Order, Outcome, Transfer};
 use super::{Context, Event, Link, ORDER_PATIENCE, Outlook, time_of};
 use crate::intent::Wanted;
 use crate::reasons;
@@ -56,6 +57,9 @@ pub(super) struct Entry {
     running: HashMap<u32, Running>,
     discarding: BTreeSet<u32>,
     tasks: TaskTracker,
+    /// Other snapshots are wanted on this node too.
+    has_neighbours: bool,
+    adopting: Arc<Mutex<()>>,
     /// The coordinator is to know of it.
     tracked: bool,
     fresh: bool,
@@ -90,6 +94,8 @@ impl Entry {
             running: HashMap::new(),
             discarding: BTreeSet::new(),
             tasks: TaskTracker::new(),
+            has_neighbours: false,
+            adopting: Arc::default(),
             tracked: false,
             fresh: false,
             verified_at: None,
@@ -187,6 +193,7 @@ impl Entry {
             order: order.clone(),
             origin: self.origin.clone(),
             cancel: cancel.clone(),
+            neighbours: self.neighbours(context),
         };
         let guard = ended.clone().drop_guard();
         let send = self.sender(context);
@@ -205,6 +212,19 @@ impl Entry {
             },
         );
         self.feed(context, link, Input::Started);
+    }
+
+    fn neighbours(&self, context: &Arc<Context>) -> Option<Neighbours> {
+        let send = self.sender(context);
+        self.has_neighbours.then(|| Neighbours {
+            turn: self.adopting.clone(),
+            adopted: Box::new(move |held| send(Done::Adopted(held))),
+        })
+    }
+
+    /// Whether other snapshots are wanted on this node too, which may bring bytes of this one.
+    pub(super) fn set_neighbours(&mut self, has_neighbours: bool) {
+        self.has_neighbours = has_neighbours;
     }
 
     /// The coordinator says that these segments are wrong.
@@ -257,13 +277,14 @@ impl Entry {
                 self.store = Some(store);
                 self.feed(context, link, input);
             }
-            Done::Opened(Err(error)) => self.feed(context, link, failed(Step::Open, &error)),
+            Done::Opened(Err(error)) | Done::Verified(Err(error)) => {
+                self.feed(context, link, failed(Step::Open, &error));
+            }
             Done::Reserved(Ok(())) => self.feed(context, link, Input::Reserved),
             Done::Reserved(Err(error)) => self.feed(context, link, failed(Step::Reserve, &error)),
             Done::Transferred(index, outcome) => self.transferred(context, link, index, outcome),
             Done::Adopted(held) => self.have(context, link, held),
             Done::Verified(Ok(verdicts)) => self.verified(context, link, verdicts),
-            Done::Verified(Err(error)) => self.feed(context, link, failed(Step::Open, &error)),
             Done::Discarded(segments, result) => {
                 for segment in &segments {
                     self.discarding.remove(segment);
@@ -300,7 +321,7 @@ impl Entry {
             return;
         };
         match outcome {
-            Outcome::Held(held) => self.have(context, link, held),
+            Outcome::Held(held) => self.have(context, link, vec![held]),
             Outcome::Failed(failure) => {
                 tracing::info!(
                     snapshot = self.snapshot.name,
@@ -382,8 +403,9 @@ impl Entry {
             return;
         };
         if held.is_empty() {
-            return;
+            return self.feed(context, link, Input::Recheck);
         }
+        self.fresh = true;
         for held in held {
             if self.tracked {
                 context.serving.offer(&store, held.segment, &held.pieces);
@@ -394,7 +416,6 @@ impl Entry {
             }
             self.held.insert(held.segment, held);
         }
-        self.fresh = true;
         let full = self.held.len() == store.segments().len();
         self.feed(context, link, Input::Committed { full });
     }
@@ -465,14 +486,27 @@ impl Entry {
 
     pub(super) fn tick(&mut self, context: &Arc<Context>, link: &Link, adopt: bool) {
         self.feed(context, link, Input::Tick);
-        if adopt && let Some(store) = self.store.clone().filter(|_| self.work.takes_orders()) {
-            let send = self.sender(context);
-            self.tasks.spawn_blocking(move || match store.adopt() {
-                Ok(held) if held.is_empty() => {}
-                Ok(held) => send(Done::Adopted(held)),
-                Err(error) => tracing::warn!(%error, "cannot look for bytes of other snapshots"),
-            });
+        if adopt && self.work.takes_orders() {
+            self.adopt(context);
         }
+    }
+
+    /// Looks for bytes that other snapshots of this node brought.
+    fn adopt(&self, context: &Arc<Context>) {
+        let (Some(store), Some(neighbours)) = (self.store.clone(), self.neighbours(context)) else {
+            return;
+        };
+        self.tasks.spawn(async move {
+            let _turn = neighbours.turn.lock().await;
+            match tokio::task::spawn_blocking(move || store.adopt()).await {
+                // Also when there is nothing new: another snapshot may have verified what is shared.
+                Ok(Ok(held)) => (neighbours.adopted)(held),
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "cannot look for bytes of other snapshots");
+                }
+                Err(_) => {}
+            }
+        });
     }
 
     /// Feeds the state machine and carries out what it says.
@@ -499,9 +533,9 @@ impl Entry {
                     }
                     self.track(link);
                 }
-                Action::Reserve => self.run_blocking(context, |_, store| {
-                    Done::Reserved(store.reserve())
-                }),
+                Action::Reserve => {
+                    self.run_blocking(context, |_, store| Done::Reserved(store.reserve()));
+                }
                 Action::Verify => self.verify(context),
                 Action::Publish => self.run_blocking(context, |context, store| {
                     Done::Published(context.names.publish(store))
@@ -563,7 +597,7 @@ impl Entry {
     }
 
     /// Sends back what came of a task of this opening.
-    fn sender(&self, context: &Arc<Context>) -> impl Fn(Done) + Send + 'static {
+    fn sender(&self, context: &Arc<Context>) -> impl Fn(Done) + Send + Sync + 'static {
         let results = context.results.clone();
         let name = self.snapshot.name.clone();
         let epoch = self.epoch;

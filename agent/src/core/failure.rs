@@ -171,7 +171,10 @@ mod tests {
                 reason: reasons::DISK_ERROR
             }
         );
-        assert_eq!(io(io::Error::other("given to another writer")), Blame::Chance);
+        assert_eq!(
+            io(io::Error::other("given to another writer")),
+            Blame::Chance
+        );
     }
 
     #[test]

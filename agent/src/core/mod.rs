@@ -349,6 +349,10 @@ impl Loop {
             );
             self.entries.insert(wanted.name.clone(), entry);
         }
+        let several = self.entries.len() > 1;
+        for entry in self.entries.values_mut() {
+            entry.set_neighbours(several);
+        }
         self.intent = intent;
         let context = self.context.clone();
         tokio::task::spawn_blocking(move || {
@@ -428,7 +432,7 @@ impl Loop {
     }
 
     fn tick(&mut self) {
-        let adopt = self.entries.len() > 1 && self.adopted.elapsed() >= ADOPT_INTERVAL;
+        let adopt = self.adopted.elapsed() >= ADOPT_INTERVAL;
         if adopt {
             self.adopted = Instant::now();
         }

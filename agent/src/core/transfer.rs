@@ -9,6 +9,7 @@ use modelcache_swarm::engine::Take;
 use modelcache_swarm::origin::OriginClient;
 use modelcache_swarm::segment::{PieceHashes, Segment, SegmentIo};
 use modelcache_swarm::store::{SnapshotStore, Source, StoreError};
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::Context;
@@ -39,8 +40,8 @@ pub(super) enum Order {
 /// What came of it.
 #[derive(Debug)]
 pub(super) enum Outcome {
-    /// These segments are durable now; normally only the ordered one.
-    Held(Vec<Held>),
+    /// The segment is durable now.
+    Held(Held),
     /// It failed.
     Failed(Failure),
     /// It was cancelled before it was complete.
@@ -56,11 +57,21 @@ pub(super) struct Transfer {
     /// Absent: the coordinator has not said how to reach it.
     pub origin: Option<Result<Arc<OriginClient>, Failure>>,
     pub cancel: CancellationToken,
+    /// Other snapshots of this node, whose bytes may be the same.
+    pub neighbours: Option<Neighbours>,
+}
+
+/// How a transfer looks for bytes that other snapshots of this node brought.
+pub(super) struct Neighbours {
+    /// Of all transfers of this snapshot.
+    pub turn: Arc<Mutex<()>>,
+    /// Where to tell of segments that are held by that.
+    pub adopted: Box<dyn Fn(Vec<Held>) + Send + Sync>,
 }
 
 enum Place {
     Writer(Arc<dyn SegmentIo>),
-    Adopted(Vec<Held>),
+    Adopted(Held),
 }
 
 impl Transfer {
@@ -72,7 +83,7 @@ impl Transfer {
         };
         // From here on it is not cancelled: what was written is made durable as a whole or not at all.
         let committed = match moved {
-            Ok(Brought::Pieces(pieces)) => self.commit(pieces).await.map(|held| vec![held]),
+            Ok(Brought::Pieces(pieces)) => self.commit(pieces).await,
             Ok(Brought::Adopted(held)) => Ok(held),
             Err(failure) => Err(failure),
         };
@@ -111,7 +122,12 @@ impl Transfer {
                         ));
                     }
                 };
-                let received = self.context.metrics.origin_received.get_or_create(&model).clone();
+                let received = self
+                    .context
+                    .metrics
+                    .origin_received
+                    .get_or_create(&model)
+                    .clone();
                 let on_bytes = |bytes| {
                     received.inc_by(bytes);
                 };
@@ -123,7 +139,12 @@ impl Transfer {
             Order::Take {
                 pieces, address, ..
             } => {
-                let received = self.context.metrics.peer_received.get_or_create(&model).clone();
+                let received = self
+                    .context
+                    .metrics
+                    .peer_received
+                    .get_or_create(&model)
+                    .clone();
                 let take = Take {
                     snapshot: snapshot.name.clone(),
                     index: self.segment.index,
@@ -145,22 +166,42 @@ impl Transfer {
     /// Where to write, once no other snapshot of this node fills the same bytes; perhaps they are all here then.
     async fn place(&self) -> Result<Place, Failure> {
         let index = self.segment.index;
-        let mut looks = 0;
-        loop {
+        for _ in 0..BUSY_LOOKS {
             let store = self.store.clone();
             let writer = blocking(move || store.writer(index)).await?;
+            // Looked at after the writer has its claim: from then on nobody else fills what is missing.
+            if let Some(neighbours) = &self.neighbours {
+                // One at a time, so that the same bytes are not hashed by several.
+                let _turn = neighbours.turn.lock().await;
+                let store = self.store.clone();
+                let adopted = blocking(move || store.adopt()).await??;
+                if !adopted.is_empty() {
+                    (neighbours.adopted)(adopted);
+                }
+                if self.store.is_held(index) {
+                    return Ok(Place::Adopted(self.held().await?));
+                }
+            }
             match writer {
                 Ok(io) => return Ok(Place::Writer(io)),
-                Err(StoreError::Busy { .. }) if looks < BUSY_LOOKS => looks += 1,
+                Err(StoreError::Busy { .. }) => tokio::time::sleep(BUSY_WAIT).await,
                 Err(error) => return Err(error.into()),
             }
-            tokio::time::sleep(BUSY_WAIT).await;
-            let store = self.store.clone();
-            let adopted = blocking(move || store.adopt()).await??;
-            if adopted.iter().any(|held| held.segment == index) {
-                return Ok(Place::Adopted(adopted));
-            }
         }
+        Err(Failure::chance(
+            "another snapshot of this node has been filling the same bytes for long",
+        ))
+    }
+
+    /// The ordered segment as it is held. Its piece hashes are not always those that came along: bytes that were here
+    /// before are kept.
+    async fn held(&self) -> Result<Held, Failure> {
+        let index = self.segment.index;
+        let store = self.store.clone();
+        let held = blocking(move || store.held()).await?;
+        held.into_iter()
+            .find(|held| held.segment == index)
+            .ok_or_else(|| Failure::chance("the segment was thrown away meanwhile"))
     }
 
     async fn commit(&self, pieces: PieceHashes) -> Result<Held, Failure> {
@@ -170,14 +211,8 @@ impl Transfer {
             Order::Take { .. } => Source::Peer,
         };
         let store = self.store.clone();
-        blocking(move || {
-            store.commit(index, pieces, from)?;
-            // Its piece hashes are not always those that came along: bytes that were here before are kept.
-            let mut held = store.held().into_iter();
-            held.find(|held| held.segment == index)
-                .ok_or_else(|| Failure::chance("the segment was thrown away meanwhile"))
-        })
-        .await?
+        blocking(move || store.commit(index, pieces, from)).await??;
+        self.held().await
     }
 
     fn count(&self, held: bool) {
@@ -198,7 +233,7 @@ impl Transfer {
 
 enum Brought {
     Pieces(PieceHashes),
-    Adopted(Vec<Held>),
+    Adopted(Held),
 }
 
 async fn blocking<T: Send + 'static>(

@@ -1,0 +1,6 @@
+//! What the tests of the core need: models, a hub, a coordinator, and agents that can be killed.
+
+pub mod agent;
+pub mod coordinator;
+pub mod hub;
+pub mod model;

@@ -92,7 +92,7 @@ prepare_cluster() {
 }
 
 build_images() {
-  "$root/deploy/images/build" operator agent hub --no-cargo && "$root/tests/cluster/reader-image"
+  "$root/deploy/images/build" operator agent hub --no-cargo && "$root/tests/cluster/images/reader"
 }
 
 prepare_demo() {

@@ -10,7 +10,7 @@ use kube::api::{Api, ListParams, LogParams};
 use serde::Deserialize;
 
 use crate::wait::until;
-use crate::world::{APPS, World, is_ready};
+use crate::world::{World, is_ready};
 
 const MANIFEST: &str = include_str!("../manifests/readers.yaml");
 const SCRIPT: &str = include_str!("../reader/embed.py");
@@ -29,28 +29,30 @@ pub struct Reading {
 }
 
 impl Reading {
-    /// Whether another reading saw the same files and computed the same embedding (to 1e-5: another processor may
-    /// order the sums differently).
+    /// Whether all files read are those of the original, the weights among them, and give the same embedding (to 1e-5:
+    /// another processor may order the sums differently).
     #[must_use]
-    pub fn agrees_with(&self, other: &Self) -> bool {
-        self.files == other.files
-            && self.embedding.len() == other.embedding.len()
-            && self.embedding.iter().zip(&other.embedding).all(|(a, b)| (a - b).abs() <= 1e-5)
+    pub fn agrees_with(&self, original: &Self) -> bool {
+        self.files.contains_key("model.safetensors")
+            && self.files.iter().all(|(path, digest)| original.files.get(path) == Some(digest))
+            && self.embedding.len() == original.embedding.len()
+            && self.embedding.iter().zip(&original.embedding).all(|(a, b)| (a - b).abs() <= 1e-5)
     }
 }
 
-/// The manifest of a DaemonSet whose pods mount `claim` and compute an embedding of `repository`.
+/// The manifest of a DaemonSet whose pods mount `claim` of their namespace and compute an embedding of `repository`.
 #[must_use]
-pub fn readers(world: &World, claim: &str, repository: &str) -> String {
+pub fn readers(world: &World, namespace: &str, claim: &str, repository: &str) -> String {
     let script: String = SCRIPT.lines().map(|line| format!("    {line}\n")).collect();
     let config = format!(
-        "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: reader-script, namespace: {APPS}}}\ndata:\n  embed.py: |\n{script}"
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: reader-script, namespace: {namespace}}}\ndata:\n  embed.py: |\n{script}"
     );
     let daemon_set = MANIFEST
         .replace("BUSYBOX_IMAGE", &world.images.name("busybox"))
         .replace("READER_IMAGE", &world.images.name("reader"))
         .replace("REPOSITORY", repository)
-        .replace("CLAIM", claim);
+        .replace("CLAIM", claim)
+        .replace("NAMESPACE", namespace);
     format!("{config}\n---\n{daemon_set}")
 }
 
@@ -64,11 +66,11 @@ impl World {
     }
 
     /// What the readers of every node found; waits until each has answered.
-    pub async fn readings(&self, nodes: usize, limit: Duration) -> Result<Vec<Reading>> {
-        let api: Api<Pod> = Api::namespaced(self.client.clone(), APPS);
+    pub async fn readings(&self, namespace: &str, nodes: usize, limit: Duration) -> Result<Vec<Reading>> {
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
         until(format!("{nodes} readers to answer"), limit, || async {
             let mut readings = Vec::new();
-            for pod in self.pods(APPS, "app=readers").await? {
+            for pod in self.pods(namespace, "app=readers").await? {
                 if !is_ready(&pod) {
                     continue;
                 }

@@ -13,7 +13,7 @@ use modelcache_e2e::hub::{self, Hub};
 use modelcache_e2e::metrics::sum;
 use modelcache_e2e::pods::{Reading, readers};
 use modelcache_e2e::wait::until;
-use modelcache_e2e::world::{APPS, World};
+use modelcache_e2e::world::World;
 use serde::Serialize;
 
 /// The sample that the demo applies, as a user would.
@@ -21,6 +21,8 @@ const SAMPLE: &str = include_str!("../../../../deploy/samples/one-model.yaml");
 const REPOSITORY: &str = "sentence-transformers/all-MiniLM-L6-v2";
 const CACHE: &str = "minilm";
 const CLAIM: &str = "minilm";
+/// Where the sample makes the claim.
+const NAMESPACE: &str = "default";
 
 /// Puts a real model on every node of a cluster through the swarm and computes an embedding with it on each.
 #[derive(Parser)]
@@ -78,15 +80,14 @@ async fn run(world: &World, arguments: &Arguments, reference: &Reading) -> Resul
         }
     };
     println!("Installing the chart: operator, and an agent on each of {} nodes.", nodes.len());
-    world.namespace(APPS).await?;
     world.install(&[&format!("hub.endpoint={endpoint}")]).await?;
 
     println!("Applying deploy/samples/one-model.yaml and, at the same moment, a DaemonSet of pods that mount the model.\n");
     let began = Instant::now();
     world.apply(SAMPLE).await?;
-    world.apply(&readers(world, CLAIM, REPOSITORY)).await?;
+    world.apply(&readers(world, NAMESPACE, CLAIM, REPOSITORY)).await?;
     let held = until("the scheduler to say why it keeps a pod", Duration::from_secs(30), || async {
-        let pods = world.pods(APPS, "app=readers").await?;
+        let pods = world.pods(NAMESPACE, "app=readers").await?;
         let pod = pods.first().context("no pod yet")?;
         world.pending_reason(pod).await
     });
@@ -96,7 +97,7 @@ async fn run(world: &World, arguments: &Arguments, reference: &Reading) -> Resul
         Ok(reason) => println!("\nUntil then the scheduler kept the pods: {}", reason.split('.').next().unwrap_or("")),
         Err(_) => println!("\nThe model was whole before the scheduler had said anything of the pods."),
     }
-    let readings = world.readings(nodes.len(), Duration::from_secs(120)).await?;
+    let readings = world.readings(NAMESPACE, nodes.len(), Duration::from_secs(120)).await?;
     let pods_seconds = began.elapsed().as_secs_f64();
     finish(world, hub.as_ref(), reference, &readings, &Timing { model: seconds, pods: pods_seconds }).await
 }

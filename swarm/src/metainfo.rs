@@ -98,17 +98,12 @@ pub fn torrent(
     bytes
 }
 
-/// Number of pieces of a segment of `len` bytes.
-#[must_use]
-pub fn piece_count(len: u64, piece_bytes: u32) -> u64 {
-    len.div_ceil(u64::from(piece_bytes.max(1)))
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::verify::piece_count;
 
     fn pieces(count: u64) -> PieceHashes {
         PieceHashes::new(

@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::gate::{CloseOnDrop, Gate};
 use crate::metainfo;
 use crate::segment::{PieceHashes, SegmentIo};
+use crate::verify::piece_count;
 
 use storage::{BLOCK_BYTES, Pool, Transfer};
 
@@ -76,8 +77,7 @@ impl Take {
         if !self.piece_bytes.is_power_of_two() || (self.piece_bytes as usize) < BLOCK_BYTES {
             return Err(self.invalid("its piece length is not a power of two of at least 16 KiB"));
         }
-        if self.pieces.as_slice().len() as u64 != metainfo::piece_count(self.len, self.piece_bytes)
-        {
+        if self.pieces.as_slice().len() as u64 != piece_count(self.len, self.piece_bytes) {
             return Err(self.invalid("the number of piece hashes does not fit its length"));
         }
         Ok(())

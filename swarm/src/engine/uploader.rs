@@ -20,8 +20,8 @@ use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use super::wire::{self, HANDSHAKE_BYTES, Message, Request, WireError};
-use crate::metainfo;
 use crate::segment::SegmentIo;
+use crate::verify::piece_count;
 
 /// Connections served at once; more are closed at once.
 const MAX_CONNECTIONS: usize = 512;
@@ -163,7 +163,7 @@ async fn serve(
 
     let mut peer_id = *b"-MC0001-............";
     rand::rng().fill_bytes(&mut peer_id[8..]);
-    let pieces = metainfo::piece_count(served.len, served.piece_bytes);
+    let pieces = piece_count(served.len, served.piece_bytes);
     let mut out = wire::handshake(&info_hash, &peer_id);
     out.extend(wire::greeting(u32::try_from(pieces).unwrap_or(u32::MAX)));
     send(&mut stream, &out).await?;

@@ -62,7 +62,7 @@ impl<'a> Hub<'a> {
     /// Starts a fresh hub (an earlier one is replaced) and waits until it answers. Its rate limit is out of the way.
     pub async fn start(world: &'a World, extra: &[&str]) -> Result<Hub<'a>> {
         world.namespace(APPS).await?;
-        let mut arguments = vec!["--listen", "0.0.0.0:8080", "--cdn-listen", "0.0.0.0:8081", "--admin-listen", "0.0.0.0:8082", "--cdn-url", CDN];
+        let mut arguments = vec!["--listen-address", "0.0.0.0", "--cdn-url", CDN];
         arguments.extend(extra);
         let manifest = MANIFEST
             .replace("HUB_IMAGE", &world.images.name("hub"))

@@ -4,6 +4,7 @@
 
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -52,15 +53,24 @@ struct Report {
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
-    let arguments = Arguments::parse();
+async fn main() -> ExitCode {
+    match demo(&Arguments::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn demo(arguments: &Arguments) -> Result<()> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let reference: Reading = serde_json::from_str(
         &std::fs::read_to_string(&arguments.reference).context("cannot read the file given by --reference")?,
     )
     .context("the file given by --reference is not what the reader prints")?;
     let world = World::connect().await?;
-    let report = run(&world, &arguments, &reference).await?;
+    let report = run(&world, arguments, &reference).await?;
     if let Some(file) = &arguments.report {
         std::fs::write(file, serde_json::to_string_pretty(&report)? + "\n")
             .with_context(|| format!("cannot write {}", file.display()))?;

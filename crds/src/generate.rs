@@ -32,7 +32,7 @@ pub enum GenerateError {
     },
 }
 
-/// One CustomResourceDefinition.
+/// One `CustomResourceDefinition`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Definition {
     /// Name of the object: `<plural>.<group>`.

@@ -1,5 +1,8 @@
 //! `ModelCache`: which models which node pools hold. Written by people.
 
+// Printer columns are alike in parts; the lint takes them for one attribute written twice.
+#![allow(clippy::duplicated_attributes)]
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -79,7 +82,7 @@ pub struct ModelCacheSpec {
     #[x_kube(validation = rules::pools_unique())]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub node_pools: Vec<NodePool>,
-    /// Where bytes may come from: PeersFirst, PeersOnly or OriginOnly.
+    /// Where bytes may come from.
     #[serde(default)]
     pub source: SourcePolicy,
     /// Claims through which pods mount a model, made by the operator; at most 128.

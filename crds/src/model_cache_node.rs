@@ -1,5 +1,8 @@
 //! `ModelCacheNode`: what one node should hold (written by the operator) and what it holds (written by its agent).
 
+// Printer columns are alike in parts; the lint takes them for one attribute written twice.
+#![allow(clippy::duplicated_attributes)]
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;

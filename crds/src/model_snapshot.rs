@@ -1,5 +1,8 @@
 //! `ModelSnapshot`: a model resolved to one commit and an exact list of files. Written by the operator only.
 
+// Printer columns are alike in parts; the lint takes them for one attribute written twice.
+#![allow(clippy::duplicated_attributes)]
+
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 

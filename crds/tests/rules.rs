@@ -1,5 +1,8 @@
 //! Every rule of the three types, tried without a cluster on the cases of `tests/rules/*.yaml`.
 
+// All of this is a test, also the functions that the tests share.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 use std::collections::BTreeSet;
 use std::path::Path;
 

@@ -99,7 +99,10 @@ async fn run(world: &World, arguments: &Arguments, reference: &Reading) -> Resul
     let held = until("the scheduler to say why it keeps a pod", Duration::from_secs(30), || async {
         let pods = world.pods(NAMESPACE, "app=readers").await?;
         let pod = pods.first().context("no pod yet")?;
-        world.pending_reason(pod).await
+        let reason = world.pending_reason(pod).await?;
+        // Before the claim is bound it says so; what counts is what it says after that.
+        ensure!(reason.contains("node affinity"), "{reason}");
+        Ok(reason)
     });
     let (held, seconds) = tokio::join!(held, progress(world, nodes.len(), began));
     let seconds = seconds?;

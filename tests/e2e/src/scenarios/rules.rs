@@ -1,7 +1,7 @@
 //! A real API server refuses wrong objects.
 
 use anyhow::{Context, Result, bail, ensure};
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::{Api, PostParams};
 use kube::core::DynamicObject;
 use kube::discovery::ApiResource;
 use modelcache_crds::names::GROUP;
@@ -64,13 +64,18 @@ async fn check_file(world: &World, file: &std::path::Path) -> Result<usize> {
     for case in file.cases {
         let name = case.object.clone().unwrap_or_else(|| "rules".to_owned());
         let object = |spec: &Value| DynamicObject::new(&name, &resource).data(json!({ "spec": spec }));
-        let trial = PatchParams { dry_run: true, ..PatchParams::apply("modelcache-rules").force() };
-        if let Some(before) = &case.before {
-            api.patch(&name, &PatchParams::apply("modelcache-rules").force(), &Patch::Apply(object(before)))
+        let trial = PostParams { dry_run: true, ..PostParams::default() };
+        let answer = if let Some(before) = &case.before {
+            let before = api
+                .create(&PostParams::default(), &object(before))
                 .await
                 .with_context(|| format!("{}: the object before", case.name))?;
-        }
-        let answer = api.patch(&name, &trial, &Patch::Apply(object(&case.spec))).await;
+            let mut after = object(&case.spec);
+            after.metadata.resource_version = before.metadata.resource_version;
+            api.replace(&name, &trial, &after).await
+        } else {
+            api.create(&trial, &object(&case.spec)).await
+        };
         if case.before.is_some() {
             world.kubectl(&["delete", &file.kind, &name])?;
         }

@@ -96,7 +96,7 @@ pub struct RunArgs {
     )]
     pub log_format: LogFormat,
 
-    /// What to log, as directives of the form TARGET=LEVEL; for example debug, or info,modelcache_operator=debug.
+    /// What to log, as directives; for example `debug`, or `info,modelcache_operator=debug`.
     #[arg(
         long,
         env = "MODELCACHE_LOG",

@@ -172,13 +172,11 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     if tokio::time::timeout(SHUTDOWN_TIMEOUT, rest).await.is_err() {
         tracing::warn!("some connections did not end in time");
     }
-    match ended {
-        Some(error) => Err(error),
-        None => {
-            tracing::info!("stopped");
-            Ok(())
-        }
+    if let Some(error) = ended {
+        return Err(error);
     }
+    tracing::info!("stopped");
+    Ok(())
 }
 
 fn outcome(result: std::io::Result<()>) -> String {

@@ -220,7 +220,7 @@ impl TokenCache {
             if let (Err(SecretError::Unreadable { .. }), Some((_, old))) =
                 (&token, self.known.get(secret))
             {
-                token = old.clone();
+                token.clone_from(old);
             }
             self.known.insert(secret.clone(), (now, token));
         }

@@ -321,7 +321,7 @@ fn volume_actions(picture: &Picture, volumes: &BTreeMap<String, Volume>) -> Vec<
             let claim = picture.claims.get(&volume.claim_key());
             match picture.volumes.get(&volume.name) {
                 Some(seen) if seen.deleting => None,
-                Some(seen) if seen.phase == "Released" => {
+                Some(seen) if has_our_form(seen, volume) && seen.phase == "Released" => {
                     // While the old claim is not quite gone, the volume still belongs to it.
                     let gone = claim.is_none_or(|claim| Some(&claim.uid) != seen.claim_uid.as_ref());
                     gone.then(|| Action::ReclaimVolume(volume.clone()))

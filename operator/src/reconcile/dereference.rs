@@ -20,7 +20,7 @@ use crate::picture::{
     self, CacheSeen, ClaimSeen, IntentSeen, NodeSeen, Picture, SnapshotSeen, VolumeSeen,
 };
 use crate::resolve::Resolver;
-use crate::secrets::{SecretRef, TokenCache};
+use crate::secrets::{SecretRef, TokenCache, Tokens};
 
 /// One watch a kind.
 pub struct Mirrors {
@@ -127,7 +127,7 @@ pub async fn dereference(
         volumes: mirrors.volumes.objects(),
         claims: mirrors.claims.objects(),
         resolutions: resolver.results(),
-        tokens: Default::default(),
+        tokens: Tokens::new(),
     };
     let wanted = secrets(&picture);
     let doubted = if is_access_refused(&picture) {

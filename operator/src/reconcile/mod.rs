@@ -34,7 +34,7 @@ use self::report::Reporter;
 /// Changes come in bursts: an agent's status, the label, the next agent.
 const DEBOUNCE: Duration = Duration::from_millis(200);
 /// Without any change: repairs what was changed by others in ways that no watch shows, and reads Secrets again.
-const PERIOD: Duration = Duration::from_secs(60);
+const PERIOD: Duration = Duration::from_mins(1);
 /// After a status could not be written.
 const RETRY_REPORT: Duration = Duration::from_secs(5);
 

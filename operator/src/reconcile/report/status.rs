@@ -570,7 +570,7 @@ fn progressing(
         );
     }
     let passing = [reasons::RATE_LIMITED, reasons::ORIGIN_UNAVAILABLE];
-    let status = passing.contains(&ready.reason).into();
+    let asking = passing.contains(&ready.reason);
     let message = if ready.status == Status::True {
         "nothing is left to do".to_owned()
     } else if problems.is_empty() {
@@ -578,7 +578,7 @@ fn progressing(
     } else {
         "see the condition Degraded".to_owned()
     };
-    finding(type_, status, ready.reason, message)
+    finding(type_, asking.into(), ready.reason, message)
 }
 
 fn degraded(problems: &[Found], ready: &Finding) -> Finding {

@@ -1,6 +1,7 @@
 //! From cold to whole on every node.
 
-use std::time::{Duration, Instant};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 
@@ -15,15 +16,25 @@ use crate::writes::StatusWrites;
 const MEGABYTE: u64 = 1_000_000;
 
 /// A model of `bytes` in a few files, as hubs have them: some large LFS files and small regular ones.
+///
+/// No other model has any of its contents: nodes keep what they once had, and would not fetch it again.
 pub(super) fn model(bytes: u64, seed: u64) -> Vec<FileSpec> {
     let shard = bytes / 2;
+    let seed = fresh(seed);
     vec![
-        FileSpec::text("config.json", "{\"model_type\": \"test\"}\n"),
-        FileSpec::text("README.md", "# A model\n"),
-        FileSpec::text("tokenizer/vocab.txt", &"word\n".repeat(20_000)),
+        FileSpec::text("config.json", &format!("{{\"model_type\": \"test {seed}\"}}\n")),
+        FileSpec::text("README.md", &format!("# Model {seed}\n")),
+        FileSpec::text("tokenizer/vocab.txt", &format!("word {seed}\n").repeat(10_000)),
         FileSpec::synthetic("model-00001-of-00002.safetensors", seed, shard),
         FileSpec::synthetic("model-00002-of-00002.safetensors", seed + 1, bytes - shard),
     ]
+}
+
+/// A seed that no earlier run of the program used.
+pub(super) fn fresh(seed: u64) -> u64 {
+    static RUN: OnceLock<u64> = OnceLock::new();
+    let run = RUN.get_or_init(|| SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()));
+    run * 1_000_000 + seed
 }
 
 /// The ModelCache of the scenarios: one model of one repository on every node.

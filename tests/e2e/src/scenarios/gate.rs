@@ -12,7 +12,7 @@ use rand::RngExt;
 
 use modelcache_test_hub::admin::FileSpec;
 
-use super::Outcome;
+use super::{Outcome, cold};
 use crate::hub::{self, Hub};
 use crate::wait::{stays, until};
 use crate::world::{APPS, RELEASE, SYSTEM, World, is_ready};
@@ -42,7 +42,7 @@ async fn one_batch(world: &World, hub: &Hub<'_>, batch: usize) -> Result<Duratio
     for i in 0..BATCH {
         let repository = format!("org/gate-{batch}-{i}");
         let bytes = rand::rng().random_range(1_000_000..8_000_000);
-        let seed = 1_000 + (batch * BATCH + i) as u64;
+        let seed = cold::fresh(1_000 + (batch * BATCH + i) as u64);
         hub.add(&repository, &[FileSpec::synthetic("model.safetensors", seed, bytes), FileSpec::text("config.json", "{}")])
             .await?;
         models += &format!("  - name: m{i}\n    source: {{huggingFace: {{repository: {repository}}}}}\n");

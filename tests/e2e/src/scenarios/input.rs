@@ -163,7 +163,7 @@ async fn rate_limited(world: &World, hub: &Hub<'_>) -> Result<()> {
 
 /// The hub serves bytes with a wrong hash: never published, said, tried again with back-off, well once it is well.
 async fn wrong_bytes(world: &World, hub: &Hub<'_>) -> Result<()> {
-    hub.add("org/wrong", &[FileSpec::synthetic("model.safetensors", 7_030, 3_000_000)]).await?;
+    hub.add("org/wrong", &[FileSpec::synthetic("model.safetensors", cold::fresh(7_030), 3_000_000)]).await?;
     hub.wrong_bytes("org/wrong").await?;
     world.apply(&beside_good("wrong", "repository: org/wrong")).await?;
     until("a node to report HashMismatch", Duration::from_secs(60), || async {

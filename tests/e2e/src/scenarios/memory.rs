@@ -25,7 +25,7 @@ pub(super) async fn run(world: &World) -> Result<Outcome> {
         world.kubectl(&["-n", SYSTEM, "rollout", "restart", workload])?;
         world.kubectl(&["-n", SYSTEM, "rollout", "status", workload, "--timeout=90s"])?;
     }
-    let repo = hub.add("org/large", &[FileSpec::synthetic("model.safetensors", 8_000, 1_000_000_000)]).await?;
+    let repo = hub.add("org/large", &[FileSpec::synthetic("model.safetensors", cold::fresh(8_000), 1_000_000_000)]).await?;
     world.apply(&cold::cache("large", "org/large")).await?;
     world.ready("large", Duration::from_secs(300)).await?;
     world.check_files("large", &repo).await?;

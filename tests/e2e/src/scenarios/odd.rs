@@ -14,7 +14,7 @@ use crate::world::World;
 /// The odd models by name.
 fn models() -> Vec<(&'static str, Vec<FileSpec>)> {
     let many = (0..3_000u64).map(|i| {
-        FileSpec::new(&format!("shards/{:02}/part-{i:04}.bin", i % 50), ContentSpec::Synthetic { seed: 20_000 + i, size: 1 + i * 7 % 9_000 }, i % 10 == 0)
+        FileSpec::new(&format!("shards/{:02}/part-{i:04}.bin", i % 50), ContentSpec::Synthetic { seed: cold::fresh(20_000 + i), size: 1 + i * 7 % 9_000 }, i % 10 == 0)
     });
     vec![
         ("empty", vec![
@@ -32,16 +32,16 @@ fn models() -> Vec<(&'static str, Vec<FileSpec>)> {
             FileSpec::text("späß/モデル.txt", "e"),
             FileSpec::text("a/b/c/d/e/f/g/h/deep.txt", "f"),
             FileSpec::text("%41.txt", "g"),
-            FileSpec::synthetic("späß/weights #1 +100%.safetensors", 30_000, 3_000_000),
+            FileSpec::synthetic("späß/weights #1 +100%.safetensors", cold::fresh(30_000), 3_000_000),
         ]),
         ("twins", vec![
-            FileSpec::synthetic("a.safetensors", 30_001, 2_500_000),
-            FileSpec::synthetic("b.safetensors", 30_001, 2_500_000),
+            FileSpec::synthetic("a.safetensors", cold::fresh(30_001), 2_500_000),
+            FileSpec::synthetic("b.safetensors", cold::fresh(30_001), 2_500_000),
             FileSpec::text("a.json", "{\"same\": 1}"),
             FileSpec::text("b.json", "{\"same\": 1}"),
         ]),
         ("shares", vec![
-            FileSpec::synthetic("c.safetensors", 30_001, 2_500_000),
+            FileSpec::synthetic("c.safetensors", cold::fresh(30_001), 2_500_000),
             FileSpec::text("c.json", "{\"other\": 1}"),
         ]),
     ]

@@ -463,6 +463,17 @@ async fn access_is_refused_in_the_right_words() {
         );
         assert!(!text.contains("hf_"), "{text}");
     }
+    // The list of a gated repository is public; that its files are not shows before anything is fetched.
+    for (token, may) in [(None, false), (good, true)] {
+        let client = with(token);
+        let commit = client.resolve("org/gated", "main").await.unwrap();
+        let files = client.tree("org/gated", &commit).await.unwrap();
+        let answer = client.readable("org/gated", &commit, &files).await;
+        assert!(
+            may == answer.is_ok() && (may || matches!(answer, Err(OriginError::Gated { .. }))),
+            "{answer:?}"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

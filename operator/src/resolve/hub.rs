@@ -44,6 +44,7 @@ impl Hub for LiveHub {
                 None => client.resolve(repository, revision).await?,
             };
             let files = client.tree(repository, &commit).await?;
+            client.readable(repository, &commit, &files).await?;
             Ok(Listing { commit, files })
         })
     }

@@ -148,6 +148,28 @@ fn file(entry: Entry, repository: &str, url: &Url) -> Result<SnapshotFile, Origi
     })
 }
 
+/// Asks for the first byte of a file and does not read on.
+pub(super) async fn readable(
+    http: &Http,
+    repository: &str,
+    commit: &str,
+    path: &str,
+) -> Result<(), OriginError> {
+    let url = http.file_url(repository, commit, path);
+    let subject = Subject {
+        repository,
+        revision: commit,
+        path: Some(path),
+    };
+    let mut patience = Patience::new();
+    loop {
+        match http.get(&url, Some((0, 0)), subject).await {
+            Ok(_) => return Ok(()),
+            Err(error) => patience.after(error, false).await?,
+        }
+    }
+}
+
 /// One JSON answer and the link to the next page, with retries.
 async fn get<T: DeserializeOwned>(
     http: &Http,

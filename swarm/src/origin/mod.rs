@@ -70,6 +70,24 @@ impl OriginClient {
         listing::tree(&self.inner.http, repository, commit).await
     }
 
+    /// Checks that files may be read and not only listed, by asking for one byte of the smallest that has any: a gated
+    /// repository lists its files to everybody.
+    pub async fn readable(
+        &self,
+        repository: &str,
+        commit: &str,
+        files: &[SnapshotFile],
+    ) -> Result<(), OriginError> {
+        let smallest = files
+            .iter()
+            .filter(|file| file.size > 0)
+            .min_by_key(|file| file.size);
+        match smallest {
+            Some(file) => listing::readable(&self.inner.http, repository, commit, &file.path).await,
+            None => Ok(()),
+        }
+    }
+
     /// Fetches one segment, writes it to `io` and returns the hash of each piece.
     ///
     /// `on_bytes` is called with the number of payload bytes of each chunk that arrives. The call may be cancelled by

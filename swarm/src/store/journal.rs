@@ -146,7 +146,6 @@ impl Journal {
             return Ok(());
         }
         let mut len = locked(&self.len);
-        let start = len.unwrap_or(0);
         let fail = |error| StoreError::io("write", &self.path, error);
         let (file, created) = match OpenOptions::new().write(true).open(&self.path) {
             Ok(file) => (file, false),
@@ -157,6 +156,7 @@ impl Journal {
             }
             Err(error) => return Err(fail(error)),
         };
+        let start = if created { 0 } else { len.unwrap_or(0) };
         let text: String = records.iter().map(line).collect();
         // Always at the end of the valid part: what a failed write left there is written over.
         disk::write_at(&file, &self.path, start, text.as_bytes()).map_err(fail)?;

@@ -17,6 +17,8 @@ use crate::verify::{BlobHasher, piece_count, read_pieces};
 
 /// From this many files on, the whole file system is synced instead of each of them.
 pub(super) const MANY_FILES: usize = 16;
+/// Segments whose records are made durable together.
+const ADOPTED_AT_ONCE: usize = 64;
 
 /// One snapshot in the store. Clones are the same.
 #[derive(Clone)]
@@ -154,7 +156,10 @@ impl SnapshotStore {
         for blob in shared.blobs.values().filter(|blob| blob.size == 0) {
             make_empty(&shared.store, blob)?;
         }
-        let published = Publication::new(&shared.store.layout, &shared.snapshot).check()?;
+        let published = {
+            let _turn = locked(&shared.store.publishing);
+            Publication::new(&shared.store.layout, &shared.snapshot).check()?
+        };
         {
             let mut state = locked(&shared.state);
             let state = &mut *state;
@@ -371,28 +376,42 @@ impl SnapshotStore {
     /// hot path. Returns those that are held from now on. Call it after [`super::Store::snapshot`], after
     /// [`StoreError::Busy`], and now and then while another snapshot of the node is being filled.
     pub fn adopt(&self) -> Result<Vec<Held>, StoreError> {
+        let candidates: Vec<&Segment> = {
+            let state = locked(&self.0.state);
+            let known = self.0.segments.iter().zip(&state.pieces);
+            known
+                .filter(|(segment, pieces)| pieces.is_none() && self.0.covers(segment))
+                .map(|(segment, _)| segment)
+                .collect()
+        };
         let mut adopted = Vec::new();
-        for segment in &self.0.segments {
-            let known = locked(&self.0.state)
-                .pieces
-                .get(segment.index as usize)
-                .is_some_and(Option::is_some);
-            if known || !self.0.covers(segment) {
-                continue;
-            }
-            let Ok(pieces) = self.read_pieces(segment) else {
-                // Thrown away while it was read.
-                continue;
-            };
-            let store = &self.0.store;
-            let _kept = store.records.read().unwrap_or_else(PoisonError::into_inner);
-            if !self.0.covers(segment) {
-                continue;
-            }
-            let record = Record::held(segment, pieces.clone(), None);
-            self.0.journal.append(&[record])?;
+        for batch in candidates.chunks(ADOPTED_AT_ONCE) {
+            // What cannot be read was thrown away meanwhile, or says so when it is wanted.
+            let read: Vec<(&Segment, PieceHashes)> = batch
+                .iter()
+                .filter_map(|segment| Some((*segment, self.read_pieces(segment).ok()?)))
+                .collect();
+            self.take_over(read, &mut adopted)?;
+        }
+        Ok(adopted)
+    }
+
+    fn take_over(
+        &self,
+        mut read: Vec<(&Segment, PieceHashes)>,
+        adopted: &mut Vec<Held>,
+    ) -> Result<(), StoreError> {
+        let store = &self.0.store;
+        let _kept = store.records.read().unwrap_or_else(PoisonError::into_inner);
+        read.retain(|(segment, _)| self.0.covers(segment));
+        let records: Vec<Record> = read
+            .iter()
+            .map(|(segment, pieces)| Record::held(segment, pieces.clone(), None))
+            .collect();
+        self.0.journal.append(&records)?;
+        let mut state = locked(&self.0.state);
+        for (segment, pieces) in read {
             let verified = self.0.is_verified(segment);
-            let mut state = locked(&self.0.state);
             let index = segment.index as usize;
             if let Some(known) = state.pieces.get_mut(index) {
                 *known = Some(pieces.clone());
@@ -406,7 +425,7 @@ impl SnapshotStore {
                 verified,
             });
         }
-        Ok(adopted)
+        Ok(())
     }
 
     /// Whether every blob is verified, so that it can be published.

@@ -64,21 +64,27 @@ impl SnapshotStore {
     fn hash(&self, blob: &Blob) -> Result<Option<BlobId>, StoreError> {
         let mut buffer = Vec::new();
         loop {
-            // Taken anew for each chunk, so that nobody who feeds from memory waits for long.
-            let mut prefix = locked(&blob.prefix);
-            let start = prefix.position();
-            let end = blob.durable_end(start);
+            // Read and hashed without the lock: writers that go on with this blob must not wait.
+            let (mut copy, start) = {
+                let prefix = locked(&blob.prefix);
+                (prefix.detach(), prefix.position())
+            };
             if start == blob.size {
                 let whole = blob.covers(0, blob.size);
-                return Ok(if whole { prefix.finished() } else { None });
+                return Ok(if whole {
+                    locked(&blob.prefix).finished()
+                } else {
+                    None
+                });
             }
+            let end = blob.durable_end(start);
             if end <= start {
                 return Ok(None);
             }
             let len = usize::try_from(end - start).map_or(CHUNK, |left| left.min(CHUNK));
             buffer.resize(len, 0);
             match self.0.store.files.read(blob, start, &mut buffer) {
-                Ok(()) => prefix.feed(start, &buffer, None),
+                Ok(()) => copy.update(&buffer),
                 // Another snapshot's verification was faster.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
                 Err(error) => {
@@ -86,6 +92,7 @@ impl SnapshotStore {
                     return Err(StoreError::io("read", &path, error));
                 }
             }
+            locked(&blob.prefix).attach(copy);
         }
     }
 

@@ -16,6 +16,8 @@ pub(crate) struct Prefix {
     size: u64,
     position: u64,
     hasher: Option<BlobHasher>,
+    /// Counts the times that anything of this changed.
+    epoch: u64,
     /// States before the first byte of each claim that is not durable yet, lowest position first.
     marks: Vec<Mark>,
 }
@@ -26,6 +28,21 @@ struct Mark {
     hasher: Option<BlobHasher>,
 }
 
+/// See [`Prefix::detach`].
+pub(crate) struct Detached {
+    epoch: u64,
+    position: u64,
+    hasher: BlobHasher,
+}
+
+impl Detached {
+    /// Hashes the next bytes.
+    pub(crate) fn update(&mut self, data: &[u8]) {
+        self.hasher.update(data);
+        self.position += data.len() as u64;
+    }
+}
+
 impl Prefix {
     pub(crate) fn new(id: BlobId, size: u64) -> Self {
         Self {
@@ -33,6 +50,7 @@ impl Prefix {
             size,
             position: 0,
             hasher: None,
+            epoch: 0,
             marks: Vec::new(),
         }
     }
@@ -68,6 +86,28 @@ impl Prefix {
             .get_or_insert_with(|| BlobHasher::new(id, size))
             .update(next);
         self.position += next.len() as u64;
+        self.epoch += 1;
+    }
+
+    /// A copy of the state that hashes durable bytes from disk while others go on feeding this one.
+    pub(crate) fn detach(&self) -> Detached {
+        Detached {
+            epoch: self.epoch,
+            position: self.position,
+            hasher: self
+                .hasher
+                .clone()
+                .unwrap_or_else(|| BlobHasher::new(&self.id, self.size)),
+        }
+    }
+
+    /// Takes over what a copy hashed, unless anything changed here meanwhile.
+    pub(crate) fn attach(&mut self, detached: Detached) {
+        if detached.epoch == self.epoch {
+            self.position = detached.position;
+            self.hasher = Some(detached.hasher);
+            self.epoch += 1;
+        }
     }
 
     /// The claim's bytes are durable and will not change.
@@ -78,6 +118,7 @@ impl Prefix {
     /// The claim was given up: forget its bytes and everything after them.
     pub(crate) fn roll_back(&mut self, claim: ClaimId) {
         if let Some(index) = self.marks.iter().position(|mark| mark.claim == claim) {
+            self.epoch += 1;
             let mut dropped = self.marks.drain(index..);
             if let Some(mark) = dropped.next() {
                 self.position = mark.position;
@@ -95,8 +136,11 @@ impl Prefix {
 
     /// Bytes from `offset` on are gone: start again if they were hashed.
     pub(crate) fn forget_from(&mut self, offset: u64) {
+        self.epoch += 1;
         if offset < self.position {
-            *self = Self::new(self.id, self.size);
+            self.position = 0;
+            self.hasher = None;
+            self.marks.clear();
         }
     }
 
@@ -146,6 +190,26 @@ mod tests {
         assert_eq!(prefix.finished(), None);
         prefix.settle(3);
         assert_eq!(prefix.finished(), Some(name(&good)));
+    }
+
+    #[test]
+    fn a_copy_counts_only_when_nothing_changed() {
+        let data = [3_u8; 90];
+        let mut prefix = Prefix::new(ANY, 90);
+        let mut early = prefix.detach();
+        early.update(&data[..40]);
+        let mut late = prefix.detach();
+        late.update(&[9; 10]);
+        prefix.attach(early);
+        assert_eq!(prefix.position(), 40);
+        prefix.attach(late);
+        assert_eq!(prefix.position(), 40);
+        let mut stale = prefix.detach();
+        stale.update(&[9; 50]);
+        prefix.forget_from(40);
+        prefix.attach(stale);
+        prefix.feed(40, &data[40..], None);
+        assert_eq!(prefix.finished(), Some(name(&data)));
     }
 
     proptest! {

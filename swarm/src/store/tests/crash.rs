@@ -1,6 +1,7 @@
 //! Kills and power cuts at every single change of the disk.
 
 use std::cell::Cell;
+use std::cmp::Ordering;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -128,6 +129,45 @@ fn without_power_before_any_step_it_goes_on() {
         if result.is_ok() {
             let models = after.path().join("models/cache");
             assert_eq!(super::names(&models), ["m0", "m1", "m2"]);
+            return;
+        }
+    }
+}
+
+#[test]
+fn what_callers_were_told_survives_a_power_cut() {
+    let mut catalogue = Catalogue::default();
+    let snapshot = catalogue.add(("odd", "org/odd", "main"), 'd', &odd_files());
+    let work = |root: &Path, actions: u32| {
+        let store = Store::open(root).unwrap();
+        let one = store.snapshot(Arc::clone(&snapshot)).unwrap();
+        let segments = u32::try_from(one.segments().len()).unwrap();
+        for action in 0..actions {
+            match action.cmp(&segments) {
+                Ordering::Less => catalogue.fill(&one, action, Source::Origin).unwrap(),
+                Ordering::Equal => drop(one.verify().unwrap()),
+                Ordering::Greater => one.publish(&model("m")).unwrap(),
+            }
+        }
+        let told = (one.held(), one.progress(), one.published(), one.is_whole());
+        (told, actions > segments + 1)
+    };
+    for actions in 0.. {
+        let root = fast_directory();
+        let world = World {
+            durable: Some(Durable::new(root.path())),
+            ..World::default()
+        };
+        let ((told, last), world) = within(world, || work(root.path(), actions));
+        let after = fast_directory();
+        world.durable.unwrap().restore(after.path());
+        catalogue.audit(after.path());
+        let (found, _) = work(after.path(), 0);
+        assert_eq!(found, told, "after {actions} actions");
+        let link = after.path().join("models/cache/m/files/model.bin");
+        assert_eq!(link.is_file(), last);
+        if last {
+            assert!(told.2 && told.3);
             return;
         }
     }

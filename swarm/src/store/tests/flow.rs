@@ -151,6 +151,13 @@ fn what_an_abandoned_writer_fed_does_not_count() {
     one.commit(0, pieces(&right), Source::Peer).unwrap();
     assert!(newer.write_at(0, &wrong).is_err());
     one.commit(0, pieces(&right), Source::Peer).unwrap();
+    for index in 1..5 {
+        catalogue.fill(&one, index, Source::Peer).unwrap();
+    }
+    assert!(matches!(
+        one.verify().unwrap()[..],
+        [Verdict::Verified { .. }]
+    ));
     catalogue.finish(&one, &model("m")).unwrap();
     catalogue.audit(root.path());
     assert!(one.reader(0).unwrap().write_at(0, b"x").is_err());
@@ -233,6 +240,32 @@ fn a_published_content_that_changed_its_size_is_withdrawn() {
     assert!(one.published());
     catalogue.audit(root.path());
     assert!(root.path().join("models/cache/m/files").is_dir());
+}
+
+#[test]
+fn what_the_journal_says_of_a_lost_content_is_not_believed_of_its_successor() {
+    let root = tempfile::tempdir().unwrap();
+    let mut catalogue = Catalogue::default();
+    let snapshot = large(&mut catalogue);
+    let (store, one) = open(root.path(), &snapshot);
+    catalogue.finish(&one, &[]).unwrap();
+    drop((store, one));
+    fs::remove_file(
+        root.path()
+            .join("blobs")
+            .join(snapshot.files[0].blob.etag()),
+    )
+    .unwrap();
+    for _ in 0..2 {
+        let (_store, one) = open(root.path(), &snapshot);
+        assert!(one.held().is_empty() && one.progress().held_bytes == 0);
+        // Makes a file of the right size that holds nothing yet.
+        one.reserve().unwrap();
+    }
+    let (_store, one) = open(root.path(), &snapshot);
+    catalogue.finish(&one, &model("m")).unwrap();
+    assert_eq!(one.progress().peer_bytes, 10_000);
+    catalogue.audit(root.path());
 }
 
 #[test]

@@ -175,21 +175,21 @@ impl Durable {
         self.restore_node(self.root, to, &mut HashMap::new());
     }
 
-    fn restore_node(&self, ino: u64, to: &Path, made: &mut HashMap<u64, PathBuf>) {
+    fn restore_node(&self, ino: u64, to: &Path, first_names: &mut HashMap<u64, PathBuf>) {
         match &self.nodes[&ino] {
-            Node::File(content, mode) => {
-                if let Some(first) = made.get(&ino) {
+            Node::File(content, permissions) => {
+                if let Some(first) = first_names.get(&ino) {
                     fs::hard_link(first, to).unwrap();
                 } else {
                     fs::write(to, content).unwrap();
-                    fs::set_permissions(to, fs::Permissions::from_mode(*mode)).unwrap();
-                    made.insert(ino, to.to_path_buf());
+                    fs::set_permissions(to, fs::Permissions::from_mode(*permissions)).unwrap();
+                    first_names.insert(ino, to.to_path_buf());
                 }
             }
             Node::Directory(entries) => {
                 let _ = fs::create_dir(to);
                 for (name, ino) in entries {
-                    self.restore_node(*ino, &to.join(name), made);
+                    self.restore_node(*ino, &to.join(name), first_names);
                 }
             }
             Node::Link(target) => std::os::unix::fs::symlink(target, to).unwrap(),

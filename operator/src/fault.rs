@@ -28,13 +28,13 @@ pub enum Fault {
     RevisionNotFound,
     /// The repository's terms must be accepted.
     Gated {
-        /// A token was sent.
-        token: bool,
+        /// The Secret whose token was sent.
+        secret: Option<String>,
     },
     /// The hub refuses.
     Unauthorized {
-        /// A token was sent.
-        token: bool,
+        /// The Secret whose token was sent.
+        secret: Option<String>,
     },
     /// The token is not where the spec says.
     TokenSecretMissing(SecretError),
@@ -61,17 +61,18 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// What an error of the hub means; `token`: a token was sent with the request.
+    /// What an error of the hub means; `secret`: the Secret whose token was sent with the request.
     #[must_use]
-    pub fn of_origin(error: &OriginError, token: bool) -> Self {
+    pub fn of_origin(error: &OriginError, secret: Option<&str>) -> Self {
+        let secret = secret.map(str::to_owned);
         match error {
             OriginError::RepositoryNotFound { .. } => Self::RepositoryNotFound,
             OriginError::Disabled { .. } => Self::Disabled,
             OriginError::RevisionNotFound { .. } | OriginError::EntryNotFound { .. } => {
                 Self::RevisionNotFound
             }
-            OriginError::Gated { .. } => Self::Gated { token },
-            OriginError::Unauthorized { .. } => Self::Unauthorized { token },
+            OriginError::Gated { .. } => Self::Gated { secret },
+            OriginError::Unauthorized { .. } => Self::Unauthorized { secret },
             OriginError::RateLimited { retry_after, .. } => Self::RateLimited {
                 retry_after: *retry_after,
             },
@@ -138,21 +139,26 @@ impl Fault {
             Self::RevisionNotFound => format!(
                 "repository {repository:?} at {endpoint} has no revision {revision:?}: write an existing branch, tag or commit in {hf}.revision"
             ),
-            Self::Gated { token: false } => format!(
+            Self::Gated { secret: None } => format!(
                 "repository {repository:?} at {endpoint} is gated: accept its terms there, and name a Secret with an access token of that account in {hf}.tokenSecret"
             ),
-            Self::Gated { token: true } => format!(
-                "repository {repository:?} at {endpoint} is gated, and the account of the token in {hf}.tokenSecret may not read it: accept its terms there with that account"
+            Self::Gated {
+                secret: Some(secret),
+            } => format!(
+                "repository {repository:?} at {endpoint} is gated, and the account of the token in Secret {secret:?} ({hf}.tokenSecret) may not read it: accept its terms there with that account"
             ),
-            Self::Unauthorized { token: false } => format!(
+            Self::Unauthorized { secret: None } => format!(
                 "{endpoint} does not let us read repository {repository:?} without a token: check {hf}.repository, or name a Secret with an access token in {hf}.tokenSecret"
             ),
-            Self::Unauthorized { token: true } => format!(
-                "{endpoint} refuses the token in {hf}.tokenSecret for repository {repository:?}: write a valid token with read access into that Secret"
+            Self::Unauthorized {
+                secret: Some(secret),
+            } => format!(
+                "{endpoint} refuses the token in Secret {secret:?} ({hf}.tokenSecret) for repository {repository:?}: write a valid token with read access into that Secret"
             ),
             Self::TokenSecretMissing(error) => format!("{hf}.tokenSecret: {error}"),
             Self::NoFilesMatch => format!(
-                "no file of repository {repository:?} at revision {revision:?} is left: check {hf}.include and {hf}.exclude (patterns match the whole path, * crosses /)"
+                "no file of repository {repository:?} at revision {revision:?} is left by include {:?} and exclude {:?}: check {hf}.include and {hf}.exclude (patterns match the whole path, * crosses /)",
+                source.include, source.exclude
             ),
             Self::UnsafePath(path) => format!(
                 "repository {repository:?} has a file whose path {path:?} would leave the cache: nothing of it is taken; choose another repository or revision"
@@ -163,12 +169,15 @@ impl Fault {
             Self::RateLimited { retry_after } => format!(
                 "{endpoint} says that it is asked too often (HTTP 429); {}; an access token in {hf}.tokenSecret gives a larger quota",
                 match retry_after {
-                    Some(wait) => format!("it is asked again after {} s, as it wants", wait.as_secs()),
+                    Some(wait) =>
+                        format!("it is asked again after {} s, as it wants", wait.as_secs()),
                     None => "it is asked again after a while".to_owned(),
                 }
             ),
             Self::Certificate(error) => {
-                format!("{error}: check {hf}.endpoint, or put its certificate authority into {hf}.caBundle")
+                format!(
+                    "{error}: check {hf}.endpoint, or put its certificate authority into {hf}.caBundle"
+                )
             }
             Self::Unavailable(error) => format!(
                 "{error}: it is asked again by itself; check {hf}.endpoint and the operator's way to it"
@@ -211,6 +220,14 @@ mod tests {
             "spec.models[0] \"minilm\": repository \"org/typo\" does not exist at https://huggingface.co, or it is \
              private: check spec.models[0].source.huggingFace.repository, or set \
              spec.models[0].source.huggingFace.tokenSecret"
+        );
+        let refused = Fault::Unauthorized {
+            secret: Some("hub".to_owned()),
+        };
+        let text = refused.message("spec.models[0]", "minilm", &source());
+        assert!(
+            text.contains("Secret \"hub\"") && text.contains("tokenSecret"),
+            "{text}"
         );
         let missing = Fault::of_secret(SecretError::NoSecret {
             namespace: "mc-system".to_owned(),

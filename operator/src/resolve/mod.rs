@@ -224,12 +224,7 @@ impl Asker {
     async fn attempt(&self, request: &Request) -> Result<Resolved, Fault> {
         let source = &request.source;
         let token = match &request.secret {
-            Some(secret) => Some(
-                self.secrets
-                    .read(secret)
-                    .await
-                    .map_err(Fault::of_secret)?,
-            ),
+            Some(secret) => Some(self.secrets.read(secret).await.map_err(Fault::of_secret)?),
             None => None,
         };
         let access = OriginAccess {
@@ -254,7 +249,10 @@ impl Asker {
                     ATTEMPT_TIMEOUT.as_secs()
                 ))
             })?
-            .map_err(|error| Fault::of_origin(&error, access.token.is_some()))?;
+            .map_err(|error| {
+                let secret = request.secret.as_ref();
+                Fault::of_origin(&error, secret.map(|secret| secret.name.as_str()))
+            })?;
         let mut files = listing.files;
         files.retain(|file| origin::matches(&source.include, &source.exclude, &file.path));
         let (object, facts) = source::snapshot(source, &listing.commit, &files)

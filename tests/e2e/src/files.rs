@@ -23,7 +23,10 @@ pub struct NodeFiles {
 impl NodeFiles {
     /// The node's cache directory; an error where the cluster's nodes are other machines.
     pub fn local(world: &World, node: &str) -> Result<Self> {
-        Ok(Self { node: node.to_owned(), root: world.cluster.node_path(node, CACHE_DIR)? })
+        Ok(Self {
+            node: node.to_owned(),
+            root: world.cluster.node_path(node, CACHE_DIR)?,
+        })
     }
 
     /// Name of the node.
@@ -52,20 +55,34 @@ impl NodeFiles {
     /// Both forms of the published model hold exactly the repository's files with the right content.
     pub fn check(&self, cache: &str, model: &str, repo: &Repo) -> Result<()> {
         let volume = self.volume(cache, model);
-        let expected: BTreeMap<String, String> =
-            repo.files.iter().map(|file| (file.path.clone(), file.sha256.clone())).collect();
+        let expected: BTreeMap<String, String> = repo
+            .files
+            .iter()
+            .map(|file| (file.path.clone(), file.sha256.clone()))
+            .collect();
         let plain = volume.join("files");
-        compare(&expected, &digests(&plain)?).with_context(|| format!("{} on {}", plain.display(), self.node))?;
+        compare(&expected, &digests(&plain)?)
+            .with_context(|| format!("{} on {}", plain.display(), self.node))?;
         let folder = format!("models--{}", repo.name.replace('/', "--"));
-        let snapshot = volume.join("hub").join(folder).join("snapshots").join(&repo.commit);
-        compare(&expected, &digests(&snapshot)?).with_context(|| format!("{} on {}", snapshot.display(), self.node))
+        let snapshot = volume
+            .join("hub")
+            .join(folder)
+            .join("snapshots")
+            .join(&repo.commit);
+        compare(&expected, &digests(&snapshot)?)
+            .with_context(|| format!("{} on {}", snapshot.display(), self.node))
     }
 }
 
 fn compare(expected: &BTreeMap<String, String>, found: &BTreeMap<String, String>) -> Result<()> {
     for (path, digest) in expected {
-        let there = found.get(path).with_context(|| format!("{path} is missing"))?;
-        ensure!(there == digest, "{path} has SHA-256 {there}, should have {digest}");
+        let there = found
+            .get(path)
+            .with_context(|| format!("{path} is missing"))?;
+        ensure!(
+            there == digest,
+            "{path} has SHA-256 {there}, should have {digest}"
+        );
     }
     for path in found.keys() {
         ensure!(expected.contains_key(path), "{path} is not of the model");
@@ -78,7 +95,8 @@ fn digests(directory: &Path) -> Result<BTreeMap<String, String>> {
     let mut found = BTreeMap::new();
     let mut open = vec![directory.to_owned()];
     while let Some(current) = open.pop() {
-        let entries = std::fs::read_dir(&current).with_context(|| format!("cannot list {}", current.display()))?;
+        let entries = std::fs::read_dir(&current)
+            .with_context(|| format!("cannot list {}", current.display()))?;
         for entry in entries {
             let path = entry?.path();
             if path.is_dir() {
@@ -93,11 +111,15 @@ fn digests(directory: &Path) -> Result<BTreeMap<String, String>> {
 }
 
 fn digest(path: &Path) -> Result<String> {
-    let mut file = std::fs::File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    let mut file =
+        std::fs::File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
     loop {
-        match file.read(&mut buffer).with_context(|| format!("cannot read {}", path.display()))? {
+        match file
+            .read(&mut buffer)
+            .with_context(|| format!("cannot read {}", path.display()))?
+        {
             0 => break,
             n => hash.update(&buffer[..n]),
         }
@@ -125,13 +147,22 @@ impl World {
     /// The same from inside the cluster, by a pod with a hostPath mount.
     async fn check_by_pod(&self, cache: &str, node: &str, repo: &Repo) -> Result<()> {
         let directory = format!("{CACHE_DIR}/models/{cache}/model/files");
-        let listing = self.on_node(node, &format!("cd {directory} && find . -type f -exec sha256sum {{}} +")).await?;
+        let listing = self
+            .on_node(
+                node,
+                &format!("cd {directory} && find . -type f -exec sha256sum {{}} +"),
+            )
+            .await?;
         let found: BTreeMap<String, String> = listing
             .lines()
             .filter_map(|line| line.split_once("  ./"))
             .map(|(digest, path)| (path.to_owned(), digest.to_owned()))
             .collect();
-        let expected = repo.files.iter().map(|file| (file.path.clone(), file.sha256.clone())).collect();
+        let expected = repo
+            .files
+            .iter()
+            .map(|file| (file.path.clone(), file.sha256.clone()))
+            .collect();
         compare(&expected, &found).with_context(|| format!("{directory} on {node}"))
     }
 }

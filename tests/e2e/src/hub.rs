@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use modelcache_test_hub::admin::{
-    Committed, ContentSpec, Counters, Effect, Endpoint, Fault, FaultStatus, FileSpec, Gate, RepositorySpec, Settings, Token,
+    Committed, ContentSpec, Counters, Effect, Endpoint, Fault, FaultStatus, FileSpec, Gate,
+    RepositorySpec, Settings, Token,
 };
 use modelcache_test_hub::content::Content;
 use serde::Serialize;
@@ -53,7 +54,11 @@ impl Repo {
     /// Bytes of its distinct contents: what one copy is.
     #[must_use]
     pub fn content_bytes(&self) -> u64 {
-        let distinct: BTreeMap<&str, u64> = self.files.iter().map(|file| (file.sha256.as_str(), file.size)).collect();
+        let distinct: BTreeMap<&str, u64> = self
+            .files
+            .iter()
+            .map(|file| (file.sha256.as_str(), file.size))
+            .collect();
         distinct.values().sum()
     }
 }
@@ -67,88 +72,154 @@ impl<'a> Hub<'a> {
         let manifest = MANIFEST
             .replace("HUB_IMAGE", &world.images.name("hub"))
             .replace("HUB_ARGUMENTS", &serde_json::to_string(&arguments)?);
-        world.kubectl(&["-n", APPS, "delete", "deployment", "hub", "--ignore-not-found", "--force", "--grace-period=0"])?;
-        until("the old hub's pods to be gone", Duration::from_secs(30), || async {
-            match world.pods(APPS, "app=hub").await?.len() {
-                0 => Ok(()),
-                n => bail!("{n} left"),
-            }
-        })
+        world.kubectl(&[
+            "-n",
+            APPS,
+            "delete",
+            "deployment",
+            "hub",
+            "--ignore-not-found",
+            "--force",
+            "--grace-period=0",
+        ])?;
+        until(
+            "the old hub's pods to be gone",
+            Duration::from_secs(30),
+            || async {
+                match world.pods(APPS, "app=hub").await?.len() {
+                    0 => Ok(()),
+                    n => bail!("{n} left"),
+                }
+            },
+        )
         .await?;
         world.apply(&manifest).await?;
         until("the hub to be ready", Duration::from_secs(60), || async {
-            if world.pods(APPS, "app=hub").await?.iter().any(is_ready) { Ok(()) } else { bail!("not ready") }
+            if world.pods(APPS, "app=hub").await?.iter().any(is_ready) {
+                Ok(())
+            } else {
+                bail!("not ready")
+            }
         })
         .await?;
         let hub = Self { world };
         let plenty = json!({"api": 1_000_000, "resolvers": 1_000_000, "pages": 1_000_000});
-        until("the hub's admin service", Duration::from_secs(30), || async {
-            hub.put::<_, Settings>("/settings", &json!({"anonymous": plenty, "user": plenty})).await
-        })
+        until(
+            "the hub's admin service",
+            Duration::from_secs(30),
+            || async {
+                hub.put::<_, Settings>("/settings", &json!({"anonymous": plenty, "user": plenty}))
+                    .await
+            },
+        )
         .await?;
         Ok(hub)
     }
 
     /// Adds a repository with one commit on `main`.
     pub async fn add(&self, name: &str, files: &[FileSpec]) -> Result<Repo> {
-        self.add_repository(RepositorySpec { files: files.to_vec(), ..RepositorySpec::new(name) }).await
+        self.add_repository(RepositorySpec {
+            files: files.to_vec(),
+            ..RepositorySpec::new(name)
+        })
+        .await
     }
 
     /// Adds a repository.
     pub async fn add_repository(&self, spec: RepositorySpec) -> Result<Repo> {
         let committed: Committed = self.post("/repositories", &spec).await?;
         let name = spec.name.clone();
-        let files = tokio::task::spawn_blocking(move || spec.files.iter().map(describe).collect::<Result<Vec<_>>>()).await??;
-        Ok(Repo { name, commit: committed.commit, files })
+        let files = tokio::task::spawn_blocking(move || {
+            spec.files.iter().map(describe).collect::<Result<Vec<_>>>()
+        })
+        .await??;
+        Ok(Repo {
+            name,
+            commit: committed.commit,
+            files,
+        })
     }
 
     /// Caps what all clients together get, in bytes a second.
     pub async fn rate(&self, bytes_per_second: Option<u64>) -> Result<()> {
-        self.put::<_, Settings>("/settings", &json!({"bytes_per_second": bytes_per_second})).await.map(drop)
+        self.put::<_, Settings>("/settings", &json!({"bytes_per_second": bytes_per_second}))
+            .await
+            .map(drop)
     }
 
     /// Switches hub and CDN off: their ports are closed.
     pub async fn off(&self) -> Result<()> {
-        self.put::<_, Settings>("/settings", &json!({"hub": "refuse", "cdn": "refuse"})).await.map(drop)
+        self.put::<_, Settings>("/settings", &json!({"hub": "refuse", "cdn": "refuse"}))
+            .await
+            .map(drop)
     }
 
     /// Switches both on again.
     pub async fn on(&self) -> Result<()> {
-        self.put::<_, Settings>("/settings", &json!({"hub": "on", "cdn": "on"})).await.map(drop)
+        self.put::<_, Settings>("/settings", &json!({"hub": "on", "cdn": "on"}))
+            .await
+            .map(drop)
     }
 
     /// A token that may read these repositories.
     pub async fn token(&self, token: &str, repositories: &[&str]) -> Result<()> {
         let repositories = repositories.iter().map(|name| (*name).to_owned()).collect();
-        let tokens = vec![Token { token: token.to_owned(), user: "someone".to_owned(), repositories }];
-        self.put::<_, Vec<Token>>("/tokens", &tokens).await.map(drop)
+        let tokens = vec![Token {
+            token: token.to_owned(),
+            user: "someone".to_owned(),
+            repositories,
+        }];
+        self.put::<_, Vec<Token>>("/tokens", &tokens)
+            .await
+            .map(drop)
     }
 
     /// Asks every request for a repository back with 429.
     pub async fn too_many_requests(&self, repository: &str) -> Result<()> {
-        let effect = Effect::Status { status: 429, retry_after: Some(2), rate_limit_reset: None };
-        self.fault(Fault { repository: Some(repository.to_owned()), ..Fault::new(effect) }).await
+        let effect = Effect::Status {
+            status: 429,
+            retry_after: Some(2),
+            rate_limit_reset: None,
+        };
+        self.fault(Fault {
+            repository: Some(repository.to_owned()),
+            ..Fault::new(effect)
+        })
+        .await
     }
 
     /// Serves one wrong byte in every file content of a repository.
     pub async fn wrong_bytes(&self, repository: &str) -> Result<()> {
         let fault = Fault::new(Effect::WrongByte { at: 1000 }).on(Endpoint::Cdn);
-        self.fault(Fault { repository: Some(repository.to_owned()), ..fault }).await
+        self.fault(Fault {
+            repository: Some(repository.to_owned()),
+            ..fault
+        })
+        .await
     }
 
     /// Adds a fault.
     pub async fn fault(&self, fault: Fault) -> Result<()> {
-        self.post::<_, Vec<FaultStatus>>("/faults", &fault).await.map(drop)
+        self.post::<_, Vec<FaultStatus>>("/faults", &fault)
+            .await
+            .map(drop)
     }
 
     /// Takes all faults away.
     pub async fn heal(&self) -> Result<()> {
-        self.put::<_, Vec<FaultStatus>>("/faults", &json!([])).await.map(drop)
+        self.put::<_, Vec<FaultStatus>>("/faults", &json!([]))
+            .await
+            .map(drop)
     }
 
     /// Makes a repository gated: its files are for tokens that may read it.
     pub async fn gate(&self, repository: &str) -> Result<()> {
-        self.put::<_, Value>("/access", &json!({"repository": repository, "gated": Gate::Files})).await.map(drop)
+        self.put::<_, Value>(
+            "/access",
+            &json!({"repository": repository, "gated": Gate::Files}),
+        )
+        .await
+        .map(drop)
     }
 
     /// Everything the hub counted.
@@ -163,7 +234,12 @@ impl<'a> Hub<'a> {
 
     /// Requests for a repository.
     pub async fn requests(&self, repository: &str) -> Result<u64> {
-        Ok(self.counters().await?.repositories.get(repository).map_or(0, |count| count.total.requests))
+        Ok(self
+            .counters()
+            .await?
+            .repositories
+            .get(repository)
+            .map_or(0, |count| count.total.requests))
     }
 
     async fn post<B: Serialize, T: DeserializeOwned>(&self, path: &str, body: &B) -> Result<T> {
@@ -174,25 +250,55 @@ impl<'a> Hub<'a> {
         self.call("PUT", path, serde_json::to_vec(body)?).await
     }
 
-    async fn call<T: DeserializeOwned>(&self, method: &str, path: &str, body: Vec<u8>) -> Result<T> {
+    async fn call<T: DeserializeOwned>(
+        &self,
+        method: &str,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<T> {
         let uri = format!("/api/v1/namespaces/{APPS}/services/hub-admin:8082/proxy{path}");
-        let request =
-            http::Request::builder().method(method).uri(uri).header("content-type", "application/json").body(body)?;
-        let text = self.world.client.request_text(request).await.with_context(|| format!("hub: {method} {path}"))?;
-        serde_json::from_str(&text)
-            .with_context(|| format!("hub: {method} {path} answered {}", text.chars().take(200).collect::<String>()))
+        let request = http::Request::builder()
+            .method(method)
+            .uri(uri)
+            .header("content-type", "application/json")
+            .body(body)?;
+        let text = self
+            .world
+            .client
+            .request_text(request)
+            .await
+            .with_context(|| format!("hub: {method} {path}"))?;
+        serde_json::from_str(&text).with_context(|| {
+            format!(
+                "hub: {method} {path} answered {}",
+                text.chars().take(200).collect::<String>()
+            )
+        })
     }
 }
 
 fn describe(spec: &FileSpec) -> Result<RepoFile> {
     let content = match &spec.content {
         ContentSpec::Text(text) => Content::Inline(text.clone().into()),
-        ContentSpec::Synthetic { seed, size } => Content::Synthetic { seed: *seed, size: *size },
+        ContentSpec::Synthetic { seed, size } => Content::Synthetic {
+            seed: *seed,
+            size: *size,
+        },
         // Only claimed, or not known here: such files are never compared.
         ContentSpec::Declared { size } => {
-            return Ok(RepoFile { path: spec.path.clone(), size: *size, sha256: String::new() });
+            return Ok(RepoFile {
+                path: spec.path.clone(),
+                size: *size,
+                sha256: String::new(),
+            });
         }
-        ContentSpec::Hex(_) | ContentSpec::Disk(_) => bail!("{}: not a form of content the tests use", spec.path),
+        ContentSpec::Hex(_) | ContentSpec::Disk(_) => {
+            bail!("{}: not a form of content the tests use", spec.path)
+        }
     };
-    Ok(RepoFile { path: spec.path.clone(), size: content.size(), sha256: content.sha256()? })
+    Ok(RepoFile {
+        path: spec.path.clone(),
+        size: content.size(),
+        sha256: content.sha256()?,
+    })
 }

@@ -20,27 +20,42 @@ pub struct Sample {
 
 /// Parses the text exposition format; comments are skipped, what cannot be read is an error.
 pub fn parse(text: &str) -> Result<Vec<Sample>> {
-    text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).map(line).collect()
+    text.lines()
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .map(line)
+        .collect()
 }
 
 fn line(text: &str) -> Result<Sample> {
-    let (series, value) = text.rsplit_once(' ').with_context(|| format!("no value in '{text}'"))?;
+    let (series, value) = text
+        .rsplit_once(' ')
+        .with_context(|| format!("no value in '{text}'"))?;
     let (name, labels) = match series.split_once('{') {
         None => (series, BTreeMap::new()),
         Some((name, rest)) => {
-            let rest = rest.strip_suffix('}').with_context(|| format!("unclosed labels in '{text}'"))?;
+            let rest = rest
+                .strip_suffix('}')
+                .with_context(|| format!("unclosed labels in '{text}'"))?;
             let labels = rest
                 .split("\",")
                 .filter(|pair| !pair.is_empty())
                 .map(|pair| {
-                    let (key, value) = pair.split_once("=\"").with_context(|| format!("bad label in '{text}'"))?;
+                    let (key, value) = pair
+                        .split_once("=\"")
+                        .with_context(|| format!("bad label in '{text}'"))?;
                     Ok((key.to_owned(), value.trim_end_matches('"').to_owned()))
                 })
                 .collect::<Result<_>>()?;
             (name, labels)
         }
     };
-    Ok(Sample { name: name.to_owned(), labels, value: value.parse().with_context(|| format!("bad value in '{text}'"))? })
+    Ok(Sample {
+        name: name.to_owned(),
+        labels,
+        value: value
+            .parse()
+            .with_context(|| format!("bad value in '{text}'"))?,
+    })
 }
 
 /// Sum over all samples of a name whose labels contain `labels`.
@@ -50,7 +65,9 @@ pub fn sum(samples: &[Sample], name: &str, labels: &[(&str, &str)]) -> f64 {
         .iter()
         .filter(|sample| {
             sample.name == name
-                && labels.iter().all(|(key, value)| sample.labels.get(*key).is_some_and(|found| found == value))
+                && labels
+                    .iter()
+                    .all(|(key, value)| sample.labels.get(*key).is_some_and(|found| found == value))
         })
         .map(|sample| sample.value)
         .sum()
@@ -59,16 +76,23 @@ pub fn sum(samples: &[Sample], name: &str, labels: &[(&str, &str)]) -> f64 {
 impl World {
     /// The raw metrics text of one pod.
     pub async fn metrics_text(&self, pod: &str, port: u16) -> Result<String> {
-        let request = http::Request::get(format!("/api/v1/namespaces/{SYSTEM}/pods/{pod}:{port}/proxy/metrics"))
-            .body(Vec::new())?;
+        let request = http::Request::get(format!(
+            "/api/v1/namespaces/{SYSTEM}/pods/{pod}:{port}/proxy/metrics"
+        ))
+        .body(Vec::new())?;
         Ok(self.client.request_text(request).await?)
     }
 
     /// The samples of the agents by node.
     pub async fn agent_metrics(&self) -> Result<BTreeMap<String, Vec<Sample>>> {
         let mut all = BTreeMap::new();
-        for pod in self.pods(SYSTEM, "app.kubernetes.io/component=agent").await? {
-            let Some(node) = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()) else { continue };
+        for pod in self
+            .pods(SYSTEM, "app.kubernetes.io/component=agent")
+            .await?
+        {
+            let Some(node) = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()) else {
+                continue;
+            };
             let text = self.metrics_text(&pod.name_any(), 9491).await?;
             all.insert(node, parse(&text)?);
         }

@@ -15,7 +15,10 @@ impl World {
     /// The status of a ModelCache.
     pub async fn status(&self, name: &str) -> Result<ModelCacheStatus> {
         let api: Api<ModelCache> = Api::all(self.client.clone());
-        api.get(name).await?.status.with_context(|| format!("{name} has no status yet"))
+        api.get(name)
+            .await?
+            .status
+            .with_context(|| format!("{name} has no status yet"))
     }
 
     /// Waits until the ModelCache's Ready condition is true for its current generation.
@@ -30,7 +33,12 @@ impl World {
             let condition = condition(&status, "Ready").context("no Ready condition yet")?;
             if condition.status != "True" {
                 let nodes = self.describe_nodes().await.unwrap_or_default();
-                bail!("Ready is {} ({}): {}\n{nodes}", condition.status, condition.reason, condition.message);
+                bail!(
+                    "Ready is {} ({}): {}\n{nodes}",
+                    condition.status,
+                    condition.reason,
+                    condition.message
+                );
             }
             Ok(status)
         })
@@ -38,26 +46,52 @@ impl World {
     }
 
     /// Waits for a condition with this status and reason; its message.
-    pub async fn reason(&self, name: &str, type_: &str, status: &str, reason: &str, limit: Duration) -> Result<String> {
-        until(format!("ModelCache {name}: {type_}={status} {reason}"), limit, || async {
-            let found = self.status(name).await?;
-            let condition = condition(&found, type_).with_context(|| format!("no condition {type_}"))?;
-            if condition.status != status || condition.reason != reason {
-                bail!("{type_} is {} {}: {}", condition.status, condition.reason, condition.message);
-            }
-            Ok(condition.message.clone())
-        })
+    pub async fn reason(
+        &self,
+        name: &str,
+        type_: &str,
+        status: &str,
+        reason: &str,
+        limit: Duration,
+    ) -> Result<String> {
+        until(
+            format!("ModelCache {name}: {type_}={status} {reason}"),
+            limit,
+            || async {
+                let found = self.status(name).await?;
+                let condition =
+                    condition(&found, type_).with_context(|| format!("no condition {type_}"))?;
+                if condition.status != status || condition.reason != reason {
+                    bail!(
+                        "{type_} is {} {}: {}",
+                        condition.status,
+                        condition.reason,
+                        condition.message
+                    );
+                }
+                Ok(condition.message.clone())
+            },
+        )
         .await
     }
 
     /// How a snapshot of `cache` stands on every node, by node name.
     pub async fn node_statuses(&self, cache: &str) -> Result<Vec<(String, NodeSnapshotStatus)>> {
-        let snapshots: Vec<String> =
-            self.status(cache).await?.models.into_iter().filter_map(|model| model.snapshot).collect();
+        let snapshots: Vec<String> = self
+            .status(cache)
+            .await?
+            .models
+            .into_iter()
+            .filter_map(|model| model.snapshot)
+            .collect();
         let api: Api<ModelCacheNode> = Api::all(self.client.clone());
         let mut found = Vec::new();
         for node in api.list(&ListParams::default()).await? {
-            for snapshot in node.status.map(|status| status.snapshots).unwrap_or_default() {
+            for snapshot in node
+                .status
+                .map(|status| status.snapshots)
+                .unwrap_or_default()
+            {
                 if snapshots.contains(&snapshot.name) {
                     found.push((node.spec.node_name.clone(), snapshot));
                 }
@@ -72,7 +106,11 @@ impl World {
         let api: Api<ModelCacheNode> = Api::all(self.client.clone());
         let mut lines = Vec::new();
         for node in api.list(&ListParams::default()).await? {
-            for s in node.status.map(|status| status.snapshots).unwrap_or_default() {
+            for s in node
+                .status
+                .map(|status| status.snapshots)
+                .unwrap_or_default()
+            {
                 lines.push(format!(
                     "  {}: {} {:?} {}/{} origin {} peers {} {} {}",
                     node.spec.node_name,
@@ -95,9 +133,15 @@ impl World {
         until(format!("{cache} to be Ready on {node}"), limit, || async {
             let models = self.status(cache).await?.models.len();
             let statuses = self.node_statuses(cache).await?;
-            let ready = statuses.iter().filter(|(name, status)| name == node && status.phase == Phase::Ready).count();
+            let ready = statuses
+                .iter()
+                .filter(|(name, status)| name == node && status.phase == Phase::Ready)
+                .count();
             if ready < models {
-                bail!("{ready} of {models} models are ready there\n{}", self.describe_nodes().await?);
+                bail!(
+                    "{ready} of {models} models are ready there\n{}",
+                    self.describe_nodes().await?
+                );
             }
             Ok(())
         })
@@ -112,12 +156,16 @@ impl World {
             Err(kube::Error::Api(status)) if status.is_not_found() => return Ok(()),
             Err(error) => return Err(error.into()),
         }
-        until(format!("ModelCache {name} to be gone"), Duration::from_secs(30), || async {
-            match api.get_opt(name).await? {
-                None => Ok(()),
-                Some(_) => bail!("still there"),
-            }
-        })
+        until(
+            format!("ModelCache {name} to be gone"),
+            Duration::from_secs(30),
+            || async {
+                match api.get_opt(name).await? {
+                    None => Ok(()),
+                    Some(_) => bail!("still there"),
+                }
+            },
+        )
         .await
     }
 }
@@ -125,5 +173,8 @@ impl World {
 /// A condition of a ModelCache's status.
 #[must_use]
 pub fn condition<'a>(status: &'a ModelCacheStatus, type_: &str) -> Option<&'a Condition> {
-    status.conditions.iter().find(|condition| condition.type_ == type_)
+    status
+        .conditions
+        .iter()
+        .find(|condition| condition.type_ == type_)
 }

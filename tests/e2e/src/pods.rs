@@ -34,9 +34,16 @@ impl Reading {
     #[must_use]
     pub fn agrees_with(&self, original: &Self) -> bool {
         self.files.contains_key("model.safetensors")
-            && self.files.iter().all(|(path, digest)| original.files.get(path) == Some(digest))
+            && self
+                .files
+                .iter()
+                .all(|(path, digest)| original.files.get(path) == Some(digest))
             && self.embedding.len() == original.embedding.len()
-            && self.embedding.iter().zip(&original.embedding).all(|(a, b)| (a - b).abs() <= 1e-5)
+            && self
+                .embedding
+                .iter()
+                .zip(&original.embedding)
+                .all(|(a, b)| (a - b).abs() <= 1e-5)
     }
 }
 
@@ -59,14 +66,30 @@ pub fn readers(world: &World, namespace: &str, claim: &str, repository: &str) ->
 impl World {
     /// Why the scheduler keeps a pod pending, in its own words.
     pub async fn pending_reason(&self, pod: &Pod) -> Result<String> {
-        let events: Api<Event> = Api::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
-        let selector = format!("involvedObject.name={},reason=FailedScheduling", pod.name_any());
-        let found = events.list(&ListParams::default().fields(&selector)).await?;
-        found.items.into_iter().filter_map(|event| event.message).next_back().context("no FailedScheduling event")
+        let events: Api<Event> =
+            Api::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
+        let selector = format!(
+            "involvedObject.name={},reason=FailedScheduling",
+            pod.name_any()
+        );
+        let found = events
+            .list(&ListParams::default().fields(&selector))
+            .await?;
+        found
+            .items
+            .into_iter()
+            .filter_map(|event| event.message)
+            .next_back()
+            .context("no FailedScheduling event")
     }
 
     /// What the readers of every node found; waits until each has answered.
-    pub async fn readings(&self, namespace: &str, nodes: usize, limit: Duration) -> Result<Vec<Reading>> {
+    pub async fn readings(
+        &self,
+        namespace: &str,
+        nodes: usize,
+        limit: Duration,
+    ) -> Result<Vec<Reading>> {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
         until(format!("{nodes} readers to answer"), limit, || async {
             let mut readings = Vec::new();
@@ -74,7 +97,10 @@ impl World {
                 if !is_ready(&pod) {
                     continue;
                 }
-                let parameters = LogParams { container: Some("reader".to_owned()), ..LogParams::default() };
+                let parameters = LogParams {
+                    container: Some("reader".to_owned()),
+                    ..LogParams::default()
+                };
                 let log = api.logs(&pod.name_any(), &parameters).await?;
                 if let Some(line) = log.lines().find(|line| line.starts_with('{')) {
                     readings.push(serde_json::from_str::<Reading>(line)?);

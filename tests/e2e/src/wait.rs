@@ -20,9 +20,13 @@ where
         match tokio::time::timeout(limit, probe()).await {
             Ok(Ok(value)) => return Ok(value),
             Ok(Err(error)) if Instant::now() >= deadline => {
-                return Err(error).with_context(|| format!("waited {} s for {what}", limit.as_secs()));
+                return Err(error)
+                    .with_context(|| format!("waited {} s for {what}", limit.as_secs()));
             }
-            Err(_) => anyhow::bail!("no answer within {} s while waiting for {what}", limit.as_secs()),
+            Err(_) => anyhow::bail!(
+                "no answer within {} s while waiting for {what}",
+                limit.as_secs()
+            ),
             Ok(Err(_)) => tokio::time::sleep(INTERVAL).await,
         }
     }
@@ -36,7 +40,9 @@ where
 {
     let end = Instant::now() + span;
     while Instant::now() < end {
-        probe().await.with_context(|| format!("{what} did not stay true"))?;
+        probe()
+            .await
+            .with_context(|| format!("{what} did not stay true"))?;
         tokio::time::sleep(INTERVAL).await;
     }
     Ok(())

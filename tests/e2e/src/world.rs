@@ -36,7 +36,8 @@ impl Images {
     #[must_use]
     pub fn from_env() -> Self {
         Self {
-            prefix: std::env::var("MODELCACHE_IMAGES").unwrap_or_else(|_| "modelcache.local".to_owned()),
+            prefix: std::env::var("MODELCACHE_IMAGES")
+                .unwrap_or_else(|_| "modelcache.local".to_owned()),
             tag: std::env::var("MODELCACHE_IMAGE_TAG").unwrap_or_else(|_| "dev".to_owned()),
         }
     }
@@ -64,10 +65,19 @@ impl World {
     /// Connects to the cluster that the environment names.
     pub async fn connect() -> Result<Self> {
         let cluster = Cluster::from_env().context("no cluster to test on")?;
-        let client = Client::try_default().await.context("cannot make a client from KUBECONFIG")?;
+        let client = Client::try_default()
+            .await
+            .context("cannot make a client from KUBECONFIG")?;
         let root = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
-        let root = root.canonicalize().context("the project's directory is gone")?;
-        Ok(Self { client, cluster, images: Images::from_env(), root })
+        let root = root
+            .canonicalize()
+            .context("the project's directory is gone")?;
+        Ok(Self {
+            client,
+            cluster,
+            images: Images::from_env(),
+            root,
+        })
     }
 
     /// Installs or upgrades the chart and waits until operator and agents are up. `values` are `key=value` pairs.
@@ -112,13 +122,20 @@ impl World {
 
     /// Names of the nodes that are Ready and can run the agent, sorted.
     pub async fn ready_nodes(&self) -> Result<Vec<String>> {
-        let nodes = Api::<Node>::all(self.client.clone()).list(&ListParams::default()).await?;
+        let nodes = Api::<Node>::all(self.client.clone())
+            .list(&ListParams::default())
+            .await?;
         let mut names: Vec<String> = nodes
             .iter()
             .filter(|node| {
-                node.status.as_ref().and_then(|status| status.conditions.as_ref()).is_some_and(|conditions| {
-                    conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
-                })
+                node.status
+                    .as_ref()
+                    .and_then(|status| status.conditions.as_ref())
+                    .is_some_and(|conditions| {
+                        conditions.iter().any(|condition| {
+                            condition.type_ == "Ready" && condition.status == "True"
+                        })
+                    })
             })
             .map(ResourceExt::name_any)
             .collect();
@@ -130,10 +147,13 @@ impl World {
     pub async fn agents_ready(&self, limit: Duration) -> Result<()> {
         until("an agent on every node", limit, || async {
             let nodes = self.ready_nodes().await?;
-            let pods = self.pods(SYSTEM, "app.kubernetes.io/component=agent").await?;
+            let pods = self
+                .pods(SYSTEM, "app.kubernetes.io/component=agent")
+                .await?;
             for node in &nodes {
                 let there = pods.iter().any(|pod| {
-                    pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref()) == Some(node) && is_ready(pod)
+                    pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref()) == Some(node)
+                        && is_ready(pod)
                 });
                 if !there {
                     bail!("no ready agent on {node}");
@@ -147,12 +167,17 @@ impl World {
     /// Pods of a namespace by label selector.
     pub async fn pods(&self, namespace: &str, selector: &str) -> Result<Vec<Pod>> {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
-        Ok(api.list(&ListParams::default().labels(selector)).await?.items)
+        Ok(api
+            .list(&ListParams::default().labels(selector))
+            .await?
+            .items)
     }
 
     /// The agent's pod on a node.
     pub async fn agent_pod(&self, node: &str) -> Result<Pod> {
-        let pods = self.pods(SYSTEM, "app.kubernetes.io/component=agent").await?;
+        let pods = self
+            .pods(SYSTEM, "app.kubernetes.io/component=agent")
+            .await?;
         pods.into_iter()
             .find(|pod| pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == Some(node))
             .with_context(|| format!("no agent on {node}"))
@@ -161,7 +186,11 @@ impl World {
     /// Waits until a node is Ready.
     pub async fn node_ready(&self, node: &str, limit: Duration) -> Result<()> {
         until(format!("{node} to be Ready"), limit, || async {
-            if self.ready_nodes().await?.iter().any(|name| name == node) { Ok(()) } else { bail!("not yet") }
+            if self.ready_nodes().await?.iter().any(|name| name == node) {
+                Ok(())
+            } else {
+                bail!("not yet")
+            }
         })
         .await
     }
@@ -181,7 +210,10 @@ impl World {
     /// The address of the hub's pod, for programs outside the cluster's service network.
     pub async fn hub_address(&self) -> Result<String> {
         let pods = self.pods(APPS, "app=hub").await?;
-        let ip = pods.first().and_then(|pod| pod.status.as_ref()?.pod_ip.clone()).context("the hub has no address")?;
+        let ip = pods
+            .first()
+            .and_then(|pod| pod.status.as_ref()?.pod_ip.clone())
+            .context("the hub has no address")?;
         Ok(format!("http://{ip}:8080"))
     }
 
@@ -192,14 +224,26 @@ impl World {
         // Its pods would otherwise wait for a kubelet that never comes back.
         for pod in self.pods_on(node).await? {
             let namespace = pod.namespace().unwrap_or_default();
-            self.kubectl(&["-n", &namespace, "delete", "pod", &pod.name_any(), "--force", "--grace-period=0", "--ignore-not-found"])?;
+            self.kubectl(&[
+                "-n",
+                &namespace,
+                "delete",
+                "pod",
+                &pod.name_any(),
+                "--force",
+                "--grace-period=0",
+                "--ignore-not-found",
+            ])?;
         }
         Ok(())
     }
 
     async fn pods_on(&self, node: &str) -> Result<Vec<Pod>> {
         let api: Api<Pod> = Api::all(self.client.clone());
-        Ok(api.list(&ListParams::default().fields(&format!("spec.nodeName={node}"))).await?.items)
+        Ok(api
+            .list(&ListParams::default().fields(&format!("spec.nodeName={node}")))
+            .await?
+            .items)
     }
 
     /// Runs a shell script on a node's cache, from a pod with a hostPath mount; what it printed.
@@ -212,7 +256,11 @@ impl World {
         self.apply(&pod).await?;
         let api: Api<Pod> = Api::namespaced(self.client.clone(), APPS);
         until(format!("pod {name}"), Duration::from_secs(60), || async {
-            if is_ready(&api.get(&name).await?) { Ok(()) } else { bail!("not ready") }
+            if is_ready(&api.get(&name).await?) {
+                Ok(())
+            } else {
+                bail!("not ready")
+            }
         })
         .await?;
         self.kubectl(&["-n", APPS, "exec", &name, "--", "/bin/sh", "-c", script])
@@ -223,7 +271,9 @@ impl World {
         let mut text = String::new();
         for pod in self.pods(SYSTEM, "").await? {
             let name = pod.name_any();
-            let log = self.kubectl(&["-n", SYSTEM, "logs", &name, "--tail=15"]).unwrap_or_else(|error| format!("{error:#}"));
+            let log = self
+                .kubectl(&["-n", SYSTEM, "logs", &name, "--tail=15"])
+                .unwrap_or_else(|error| format!("{error:#}"));
             text += &format!("--- {name}\n{log}\n");
         }
         Ok(text)
@@ -247,7 +297,10 @@ impl World {
     pub async fn namespace(&self, name: &str) -> Result<()> {
         let api: Api<Namespace> = Api::all(self.client.clone());
         let namespace = Namespace {
-            metadata: kube::core::ObjectMeta { name: Some(name.to_owned()), ..Default::default() },
+            metadata: kube::core::ObjectMeta {
+                name: Some(name.to_owned()),
+                ..Default::default()
+            },
             ..Default::default()
         };
         match api.create(&PostParams::default(), &namespace).await {
@@ -264,11 +317,16 @@ impl World {
             if document.trim().is_empty() {
                 continue;
             }
-            let object: DynamicObject = serde_norway::from_str(document).context("not a Kubernetes object")?;
+            let object: DynamicObject =
+                serde_norway::from_str(document).context("not a Kubernetes object")?;
             let (api, name) = self.api_of(&discovery, &object)?;
-            api.patch(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&object))
-                .await
-                .with_context(|| format!("cannot apply {name}"))?;
+            api.patch(
+                &name,
+                &PatchParams::apply(MANAGER).force(),
+                &Patch::Apply(&object),
+            )
+            .await
+            .with_context(|| format!("cannot apply {name}"))?;
         }
         Ok(())
     }
@@ -280,9 +338,13 @@ impl World {
             if document.trim().is_empty() {
                 continue;
             }
-            let object: DynamicObject = serde_norway::from_str(document).context("not a Kubernetes object")?;
+            let object: DynamicObject =
+                serde_norway::from_str(document).context("not a Kubernetes object")?;
             let (api, name) = self.api_of(&discovery, &object)?;
-            match api.delete(&name, &DeleteParams::default().grace_period(0)).await {
+            match api
+                .delete(&name, &DeleteParams::default().grace_period(0))
+                .await
+            {
                 Ok(_) => {}
                 Err(kube::Error::Api(status)) if status.is_not_found() => continue,
                 Err(error) => return Err(error.into()),
@@ -298,13 +360,23 @@ impl World {
         Ok(())
     }
 
-    fn api_of(&self, discovery: &Discovery, object: &DynamicObject) -> Result<(Api<DynamicObject>, String)> {
-        let types = object.types.as_ref().context("apiVersion and kind are missing")?;
+    fn api_of(
+        &self,
+        discovery: &Discovery,
+        object: &DynamicObject,
+    ) -> Result<(Api<DynamicObject>, String)> {
+        let types = object
+            .types
+            .as_ref()
+            .context("apiVersion and kind are missing")?;
         let gvk = kube::core::GroupVersionKind::try_from(types)?;
-        let (resource, capabilities): (ApiResource, _) =
-            discovery.resolve_gvk(&gvk).with_context(|| format!("the cluster does not know {gvk:?}"))?;
+        let (resource, capabilities): (ApiResource, _) = discovery
+            .resolve_gvk(&gvk)
+            .with_context(|| format!("the cluster does not know {gvk:?}"))?;
         let api = match (capabilities.scope, object.namespace()) {
-            (Scope::Namespaced, Some(namespace)) => Api::namespaced_with(self.client.clone(), &namespace, &resource),
+            (Scope::Namespaced, Some(namespace)) => {
+                Api::namespaced_with(self.client.clone(), &namespace, &resource)
+            }
             (Scope::Namespaced, None) => bail!("{} has no namespace", object.name_any()),
             (Scope::Cluster, _) => Api::all_with(self.client.clone(), &resource),
         };
@@ -316,7 +388,13 @@ impl World {
 #[must_use]
 pub fn is_ready(pod: &Pod) -> bool {
     pod.metadata.deletion_timestamp.is_none()
-        && pod.status.as_ref().and_then(|status| status.conditions.as_ref()).is_some_and(|conditions| {
-            conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
-        })
+        && pod
+            .status
+            .as_ref()
+            .and_then(|status| status.conditions.as_ref())
+            .is_some_and(|conditions| {
+                conditions
+                    .iter()
+                    .any(|condition| condition.type_ == "Ready" && condition.status == "True")
+            })
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::StreamExt;
-use kube::api::{Api, WatchEvent, WatchParams};
 use kube::ResourceExt;
+use kube::api::{Api, WatchEvent, WatchParams};
 use modelcache_crds::{ModelCacheNode, ModelCacheNodeStatus};
 
 use crate::world::World;
@@ -25,15 +25,23 @@ impl StatusWrites {
         let api: Api<ModelCacheNode> = Api::all(world.client.clone());
         let task = tokio::spawn(async move {
             let mut last: BTreeMap<String, Option<ModelCacheNodeStatus>> = BTreeMap::new();
-            let Ok(stream) = api.watch(&WatchParams::default(), "0").await else { return };
+            let Ok(stream) = api.watch(&WatchParams::default(), "0").await else {
+                return;
+            };
             let mut stream = stream.boxed();
             while let Some(Ok(event)) = stream.next().await {
-                let (WatchEvent::Added(node) | WatchEvent::Modified(node)) = event else { continue };
+                let (WatchEvent::Added(node) | WatchEvent::Modified(node)) = event else {
+                    continue;
+                };
                 let name = node.name_any();
                 let before = last.insert(name.clone(), node.status.clone());
                 // The first sight of a node is where counting starts.
                 if before.is_some_and(|before| before != node.status) {
-                    *shared.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_insert(0) += 1;
+                    *shared
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .entry(name)
+                        .or_insert(0) += 1;
                 }
             }
         });
@@ -43,7 +51,13 @@ impl StatusWrites {
     /// The most that any node wrote until now.
     #[must_use]
     pub fn most(&self) -> usize {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner).values().copied().max().unwrap_or(0)
+        self.counts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .copied()
+            .max()
+            .unwrap_or(0)
     }
 }
 

@@ -66,7 +66,8 @@ async fn main() -> ExitCode {
 async fn demo(arguments: &Arguments) -> Result<()> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let reference: Reading = serde_json::from_str(
-        &std::fs::read_to_string(&arguments.reference).context("cannot read the file given by --reference")?,
+        &std::fs::read_to_string(&arguments.reference)
+            .context("cannot read the file given by --reference")?,
     )
     .context("the file given by --reference is not what the reader prints")?;
     let world = World::connect().await?;
@@ -75,8 +76,16 @@ async fn demo(arguments: &Arguments) -> Result<()> {
         std::fs::write(file, serde_json::to_string_pretty(&report)? + "\n")
             .with_context(|| format!("cannot write {}", file.display()))?;
     }
-    ensure!(report.embeddings_equal, "a node computed another embedding than the original files give");
-    ensure!(report.nodes_ready == report.nodes, "{} of {} nodes are ready", report.nodes_ready, report.nodes);
+    ensure!(
+        report.embeddings_equal,
+        "a node computed another embedding than the original files give"
+    );
+    ensure!(
+        report.nodes_ready == report.nodes,
+        "{} of {} nodes are ready",
+        report.nodes_ready,
+        report.nodes
+    );
     Ok(())
 }
 
@@ -86,33 +95,68 @@ async fn run(world: &World, arguments: &Arguments, reference: &Reading) -> Resul
         Some(url) => (None, url.clone()),
         None => {
             println!("Starting a stand-in hub that holds {REPOSITORY} (91 MB).");
-            (Some(Hub::start(world, &["--load", &format!("/models/minilm={REPOSITORY}")]).await?), hub::URL.to_owned())
+            (
+                Some(
+                    Hub::start(world, &["--load", &format!("/models/minilm={REPOSITORY}")]).await?,
+                ),
+                hub::URL.to_owned(),
+            )
         }
     };
-    println!("Installing the chart: operator, and an agent on each of {} nodes.", nodes.len());
-    world.install(&[&format!("hub.endpoint={endpoint}")]).await?;
+    println!(
+        "Installing the chart: operator, and an agent on each of {} nodes.",
+        nodes.len()
+    );
+    world
+        .install(&[&format!("hub.endpoint={endpoint}")])
+        .await?;
 
-    println!("Applying deploy/samples/one-model.yaml and, at the same moment, a DaemonSet of pods that mount the model.\n");
+    println!(
+        "Applying deploy/samples/one-model.yaml and, at the same moment, a DaemonSet of pods that mount the model.\n"
+    );
     let began = Instant::now();
     world.apply(SAMPLE).await?;
-    world.apply(&readers(world, NAMESPACE, CLAIM, REPOSITORY)).await?;
-    let held = until("the scheduler to say why it keeps a pod", Duration::from_secs(30), || async {
-        let pods = world.pods(NAMESPACE, "app=readers").await?;
-        let pod = pods.first().context("no pod yet")?;
-        let reason = world.pending_reason(pod).await?;
-        // Before the claim is bound it says so; what counts is what it says after that.
-        ensure!(reason.contains("node affinity"), "{reason}");
-        Ok(reason)
-    });
+    world
+        .apply(&readers(world, NAMESPACE, CLAIM, REPOSITORY))
+        .await?;
+    let held = until(
+        "the scheduler to say why it keeps a pod",
+        Duration::from_secs(30),
+        || async {
+            let pods = world.pods(NAMESPACE, "app=readers").await?;
+            let pod = pods.first().context("no pod yet")?;
+            let reason = world.pending_reason(pod).await?;
+            // Before the claim is bound it says so; what counts is what it says after that.
+            ensure!(reason.contains("node affinity"), "{reason}");
+            Ok(reason)
+        },
+    );
     let (held, seconds) = tokio::join!(held, progress(world, nodes.len(), began));
     let seconds = seconds?;
     match held {
-        Ok(reason) => println!("\nUntil then the scheduler kept the pods: {}", reason.split('.').next().unwrap_or("")),
-        Err(_) => println!("\nThe model was whole before the scheduler had said anything of the pods."),
+        Ok(reason) => println!(
+            "\nUntil then the scheduler kept the pods: {}",
+            reason.split('.').next().unwrap_or("")
+        ),
+        Err(_) => {
+            println!("\nThe model was whole before the scheduler had said anything of the pods.")
+        }
     }
-    let readings = world.readings(NAMESPACE, nodes.len(), Duration::from_secs(120)).await?;
+    let readings = world
+        .readings(NAMESPACE, nodes.len(), Duration::from_secs(120))
+        .await?;
     let pods_seconds = began.elapsed().as_secs_f64();
-    finish(world, hub.as_ref(), reference, &readings, &Timing { model: seconds, pods: pods_seconds }).await
+    finish(
+        world,
+        hub.as_ref(),
+        reference,
+        &readings,
+        &Timing {
+            model: seconds,
+            pods: pods_seconds,
+        },
+    )
+    .await
 }
 
 struct Timing {
@@ -128,26 +172,48 @@ async fn finish(
     timing: &Timing,
 ) -> Result<Report> {
     let status = world.status(CACHE).await?;
-    let model = status.models.first().context("the ModelCache reports no model")?;
+    let model = status
+        .models
+        .first()
+        .context("the ModelCache reports no model")?;
     let from_metrics: f64 = world
         .agent_metrics()
         .await?
         .values()
-        .map(|samples| sum(samples, "modelcache_agent_origin_received_bytes_total", &[("model", REPOSITORY)]))
+        .map(|samples| {
+            sum(
+                samples,
+                "modelcache_agent_origin_received_bytes_total",
+                &[("model", REPOSITORY)],
+            )
+        })
         .sum();
-    #[expect(clippy::cast_possible_truncation, reason = "byte counts stay far below 2^53")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "byte counts stay far below 2^53"
+    )]
     let origin_bytes = match hub {
         Some(hub) => i64::try_from(hub.content_bytes(REPOSITORY).await?)?,
         None => from_metrics as i64,
     };
-    #[expect(clippy::cast_precision_loss, reason = "byte counts stay far below 2^53")]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "byte counts stay far below 2^53"
+    )]
     let copies = origin_bytes as f64 / model.size_bytes as f64;
     let statuses = world.node_statuses(CACHE).await?;
-    let equal = readings.iter().all(|reading| reading.agrees_with(reference));
+    let equal = readings
+        .iter()
+        .all(|reading| reading.agrees_with(reference));
 
-    println!("\n  {:<12} {:>12} {:>12}  {:<8} embedding equal", "NODE", "FROM HUB", "FROM PEERS", "PHASE");
+    println!(
+        "\n  {:<12} {:>12} {:>12}  {:<8} embedding equal",
+        "NODE", "FROM HUB", "FROM PEERS", "PHASE"
+    );
     for (node, snapshot) in &statuses {
-        let same = readings.iter().any(|reading| reading.node == *node && reading.agrees_with(reference));
+        let same = readings
+            .iter()
+            .any(|reading| reading.node == *node && reading.agrees_with(reference));
         println!(
             "  {node:<12} {:>9.1} MB {:>9.1} MB  {:<8} {}",
             megabytes(snapshot.origin_bytes),
@@ -158,15 +224,25 @@ async fn finish(
     }
     println!("\n  model whole on every node   {:>8.1} s", timing.model);
     println!("  pods running and answering  {:>8.1} s", timing.pods);
-    println!("  copies that left the hub    {copies:>8.2}   ({:.1} MB of {:.1} MB)", megabytes(origin_bytes), megabytes(model.size_bytes));
-    println!("  embedding equal everywhere  {:>8}", if equal { "yes" } else { "NO" });
+    println!(
+        "  copies that left the hub    {copies:>8.2}   ({:.1} MB of {:.1} MB)",
+        megabytes(origin_bytes),
+        megabytes(model.size_bytes)
+    );
+    println!(
+        "  embedding equal everywhere  {:>8}",
+        if equal { "yes" } else { "NO" }
+    );
     Ok(Report {
         nodes: world.ready_nodes().await?.len(),
         model_bytes: model.size_bytes,
         origin_bytes,
         origin_copies: copies,
         seconds: timing.model,
-        nodes_ready: statuses.iter().filter(|(_, snapshot)| snapshot.phase == Phase::Ready).count(),
+        nodes_ready: statuses
+            .iter()
+            .filter(|(_, snapshot)| snapshot.phase == Phase::Ready)
+            .count(),
         embeddings_equal: equal,
     })
 }
@@ -197,18 +273,29 @@ async fn progress(world: &World, nodes: usize, began: Instant) -> Result<f64> {
         }
         std::io::stdout().flush()?;
         last = text;
-        if statuses.len() == nodes && statuses.iter().all(|(_, snapshot)| snapshot.phase == Phase::Ready) {
+        if statuses.len() == nodes
+            && statuses
+                .iter()
+                .all(|(_, snapshot)| snapshot.phase == Phase::Ready)
+        {
             return Ok(began.elapsed().as_secs_f64());
         }
         if began.elapsed() > Duration::from_secs(900) {
-            bail!("not every node was ready after 15 minutes:\n{}", world.describe_nodes().await?);
+            bail!(
+                "not every node was ready after 15 minutes:\n{}",
+                world.describe_nodes().await?
+            );
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
 
 fn bar(node: &str, snapshot: &NodeSnapshotStatus) -> String {
-    let percent = if snapshot.size_bytes > 0 { snapshot.held_bytes * 100 / snapshot.size_bytes } else { 0 };
+    let percent = if snapshot.size_bytes > 0 {
+        snapshot.held_bytes * 100 / snapshot.size_bytes
+    } else {
+        0
+    };
     let filled = usize::try_from(percent / 4).unwrap_or(0).min(25);
     format!(
         "  {node:<12} [{}{}] {percent:>3} %  hub {:>6.1} MB  peers {:>6.1} MB  {:?}{}",
@@ -217,7 +304,11 @@ fn bar(node: &str, snapshot: &NodeSnapshotStatus) -> String {
         megabytes(snapshot.origin_bytes),
         megabytes(snapshot.peer_bytes),
         snapshot.phase,
-        snapshot.message.as_ref().map(|message| format!(": {message}")).unwrap_or_default()
+        snapshot
+            .message
+            .as_ref()
+            .map(|message| format!(": {message}"))
+            .unwrap_or_default()
     )
 }
 

@@ -36,7 +36,10 @@ async fn main() -> Result<()> {
         return Ok(());
     }
     for name in &arguments.names {
-        anyhow::ensure!(all.iter().any(|scenario| scenario.name == *name), "no scenario '{name}'; see --list");
+        anyhow::ensure!(
+            all.iter().any(|scenario| scenario.name == *name),
+            "no scenario '{name}'; see --list"
+        );
     }
     let world = World::connect().await?;
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);

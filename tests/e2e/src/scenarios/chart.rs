@@ -5,26 +5,44 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use super::{Outcome, cold};
-use crate::hub::{self, Hub};
 use crate::files::NodeFiles;
+use crate::hub::{self, Hub};
 use crate::world::{RELEASE, SYSTEM, World};
 
 pub(super) async fn run(world: &World) -> Result<Outcome> {
     let hub = Hub::start(world, &[]).await?;
     let endpoint = format!("hub.endpoint={}", hub::URL);
     world.install(&[&endpoint]).await?;
-    let repo = hub.add("org/chart", &cold::model(20_000_000, 9_000)).await?;
+    let repo = hub
+        .add("org/chart", &cold::model(20_000_000, 9_000))
+        .await?;
     world.apply(&cold::cache("chart", "org/chart")).await?;
     world.ready("chart", Duration::from_secs(60)).await?;
     let fetched = hub.content_bytes("org/chart").await?;
 
     world.install(&[&endpoint, "logLevel=debug"]).await?;
     world.ready("chart", Duration::from_secs(60)).await?;
-    world.helm(&["rollback", RELEASE, "-n", SYSTEM, "--wait", "--timeout", "90s"])?;
+    world.helm(&[
+        "rollback",
+        RELEASE,
+        "-n",
+        SYSTEM,
+        "--wait",
+        "--timeout",
+        "90s",
+    ])?;
     world.agents_ready(Duration::from_secs(60)).await?;
     world.ready("chart", Duration::from_secs(60)).await?;
 
-    world.helm(&["uninstall", RELEASE, "-n", SYSTEM, "--wait", "--timeout", "90s"])?;
+    world.helm(&[
+        "uninstall",
+        RELEASE,
+        "-n",
+        SYSTEM,
+        "--wait",
+        "--timeout",
+        "90s",
+    ])?;
     for node in world.ready_nodes().await? {
         if let Ok(files) = NodeFiles::local(world, &node) {
             files.check("chart", "model", &repo)?;
@@ -36,6 +54,12 @@ pub(super) async fn run(world: &World) -> Result<Outcome> {
     world.ready("chart", Duration::from_secs(90)).await?;
     hub.on().await?;
     let again = hub.content_bytes("org/chart").await?;
-    ensure!(again == fetched, "{} bytes were fetched again", again - fetched);
-    Ok(Outcome::Done(vec!["upgrade, rollback, uninstall, install again without the hub".to_owned()]))
+    ensure!(
+        again == fetched,
+        "{} bytes were fetched again",
+        again - fetched
+    );
+    Ok(Outcome::Done(vec![
+        "upgrade, rollback, uninstall, install again without the hub".to_owned(),
+    ]))
 }

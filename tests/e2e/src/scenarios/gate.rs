@@ -23,7 +23,9 @@ const BATCH: usize = 5;
 
 pub(super) async fn run(world: &World, thorough: bool) -> Result<Outcome> {
     let hub = Hub::start(world, &[]).await?;
-    world.install(&[&format!("hub.endpoint={}", hub::URL)]).await?;
+    world
+        .install(&[&format!("hub.endpoint={}", hub::URL)])
+        .await?;
     let tries = if thorough { 60 } else { 30 };
     let mut slowest = Duration::ZERO;
     for batch in 0..tries / BATCH {
@@ -31,7 +33,10 @@ pub(super) async fn run(world: &World, thorough: bool) -> Result<Outcome> {
     }
     writing_is_refused(world).await?;
     pods_outlive_us(world).await?;
-    Ok(Outcome::Done(vec![format!("{tries} tries, slowest start {:.1} s after the node was ready", slowest.as_secs_f64())]))
+    Ok(Outcome::Done(vec![format!(
+        "{tries} tries, slowest start {:.1} s after the node was ready",
+        slowest.as_secs_f64()
+    )]))
 }
 
 /// A ModelCache with some models, a claim and a pod for each, at random moments; the slowest start.
@@ -43,12 +48,20 @@ async fn one_batch(world: &World, hub: &Hub<'_>, batch: usize) -> Result<Duratio
         let repository = format!("org/gate-{batch}-{i}");
         let bytes = rand::rng().random_range(1_000_000..8_000_000);
         let seed = cold::fresh(1_000 + (batch * BATCH + i) as u64);
-        hub.add(&repository, &[FileSpec::synthetic("model.safetensors", seed, bytes), FileSpec::text("config.json", "{}")])
-            .await?;
-        models += &format!("  - name: m{i}\n    source: {{huggingFace: {{repository: {repository}}}}}\n");
+        hub.add(
+            &repository,
+            &[
+                FileSpec::synthetic("model.safetensors", seed, bytes),
+                FileSpec::text("config.json", "{}"),
+            ],
+        )
+        .await?;
+        models +=
+            &format!("  - name: m{i}\n    source: {{huggingFace: {{repository: {repository}}}}}\n");
         claims += &format!("  - {{namespace: {APPS}, name: {name}-m{i}, model: m{i}}}\n");
     }
-    hub.rate(Some(rand::rng().random_range(4_000_000..20_000_000))).await?;
+    hub.rate(Some(rand::rng().random_range(4_000_000..20_000_000)))
+        .await?;
     world
         .apply(&format!(
             "apiVersion: modelcache.io/v1alpha1\nkind: ModelCache\nmetadata: {{name: {name}}}\nspec:\n  models:\n{models}  volumeClaims:\n{claims}"
@@ -62,7 +75,12 @@ async fn one_batch(world: &World, hub: &Hub<'_>, batch: usize) -> Result<Duratio
     // The first batch stays for the checks that follow.
     if batch > 0 {
         for i in 0..BATCH {
-            world.delete(&pod(world, &format!("{name}-m{i}")), Duration::from_secs(30)).await?;
+            world
+                .delete(
+                    &pod(world, &format!("{name}-m{i}")),
+                    Duration::from_secs(30),
+                )
+                .await?;
         }
         world.delete_cache(&name).await?;
     }
@@ -76,31 +94,51 @@ async fn watch_batch(world: &World, name: &str) -> Result<Duration> {
     let mut running: BTreeMap<String, Duration> = BTreeMap::new();
     let deadline = Instant::now() + Duration::from_secs(120);
     while running.len() < BATCH {
-        ensure!(Instant::now() < deadline, "only {} of {BATCH} pods of {name} run", running.len());
+        ensure!(
+            Instant::now() < deadline,
+            "only {} of {BATCH} pods of {name} run",
+            running.len()
+        );
         // Pods before nodes: a label that is set in between is then seen, a pod bound in between is looked at next time.
         let pods = world.pods(APPS, &format!("gate={name}")).await?;
         let nodes = nodes.list(&ListParams::default()).await?;
         for i in 0..BATCH {
             let label = ready_label(name, &format!("m{i}"));
             if nodes.iter().any(|node| node.labels().contains_key(&label)) {
-                labelled.entry(format!("{name}-m{i}")).or_insert_with(Instant::now);
+                labelled
+                    .entry(format!("{name}-m{i}"))
+                    .or_insert_with(Instant::now);
             }
         }
         for pod in &pods {
-            let Some(node) = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()) else { continue };
+            let Some(node) = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()) else {
+                continue;
+            };
             let claim = pod.name_any();
             let label = ready_label(name, claim.rsplit('-').next().unwrap_or_default());
-            let there = nodes.iter().any(|n| n.name_any() == node && n.labels().contains_key(&label));
-            ensure!(there, "{claim} was bound to {node}, which does not have {label}");
+            let there = nodes
+                .iter()
+                .any(|n| n.name_any() == node && n.labels().contains_key(&label));
+            ensure!(
+                there,
+                "{claim} was bound to {node}, which does not have {label}"
+            );
             if is_ready(pod) && !running.contains_key(&claim) {
-                let since = labelled.get(&claim).context("runs, but no node was ever seen labelled")?.elapsed();
+                let since = labelled
+                    .get(&claim)
+                    .context("runs, but no node was ever seen labelled")?
+                    .elapsed();
                 running.insert(claim, since);
             }
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let slowest = running.into_values().max().unwrap_or_default();
-    ensure!(slowest <= START, "a pod started {:.1} s after its node was ready", slowest.as_secs_f64());
+    ensure!(
+        slowest <= START,
+        "a pod started {:.1} s after its node was ready",
+        slowest.as_secs_f64()
+    );
     Ok(slowest)
 }
 
@@ -127,12 +165,29 @@ spec:
 }
 
 async fn writing_is_refused(world: &World) -> Result<()> {
-    for script in ["echo x > /model/files/config.json", "touch /model/new", "rm /model/files/config.json", "chmod 777 /model"] {
-        match world.kubectl(&["-n", APPS, "exec", "gate-0-m0", "--", "/bin/sh", "-c", script]) {
+    for script in [
+        "echo x > /model/files/config.json",
+        "touch /model/new",
+        "rm /model/files/config.json",
+        "chmod 777 /model",
+    ] {
+        match world.kubectl(&[
+            "-n",
+            APPS,
+            "exec",
+            "gate-0-m0",
+            "--",
+            "/bin/sh",
+            "-c",
+            script,
+        ]) {
             Ok(_) => bail!("a root pod could do: {script}"),
             Err(error) => {
                 let message = format!("{error:#}");
-                ensure!(message.contains("Read-only file system"), "{script} failed for another reason: {message}");
+                ensure!(
+                    message.contains("Read-only file system"),
+                    "{script} failed for another reason: {message}"
+                );
             }
         }
     }
@@ -141,28 +196,57 @@ async fn writing_is_refused(world: &World) -> Result<()> {
 
 /// Operator and agents down: the pods go on, and read what they read before.
 async fn pods_outlive_us(world: &World) -> Result<()> {
-    let (operator, agent) = (format!("deployment/{RELEASE}-operator"), format!("daemonset/{RELEASE}-agent"));
+    let (operator, agent) = (
+        format!("deployment/{RELEASE}-operator"),
+        format!("daemonset/{RELEASE}-agent"),
+    );
     world.kubectl(&["-n", SYSTEM, "scale", &operator, "--replicas=0"])?;
     let none = r#"{"spec":{"template":{"spec":{"nodeSelector":{"modelcache.io/none":"true"}}}}}"#;
     world.kubectl(&["-n", SYSTEM, "patch", &agent, "--type=merge", "-p", none])?;
-    until("operator and agents to be gone", Duration::from_secs(60), || async {
-        match world.pods(SYSTEM, "").await?.len() {
-            0 => Ok(()),
-            n => bail!("{n} pods left"),
-        }
-    })
+    until(
+        "operator and agents to be gone",
+        Duration::from_secs(60),
+        || async {
+            match world.pods(SYSTEM, "").await?.len() {
+                0 => Ok(()),
+                n => bail!("{n} pods left"),
+            }
+        },
+    )
     .await?;
-    stays("the pods run and can read", Duration::from_secs(5), || async {
-        for pod in world.pods(APPS, "gate=gate-0").await? {
-            ensure!(is_ready(&pod), "{} is not ready", pod.name_any());
-            world.kubectl(&["-n", APPS, "exec", &pod.name_any(), "--", "/bin/sh", "-c", "cat /model/files/config.json"])?;
-        }
-        Ok(())
-    })
+    stays(
+        "the pods run and can read",
+        Duration::from_secs(5),
+        || async {
+            for pod in world.pods(APPS, "gate=gate-0").await? {
+                ensure!(is_ready(&pod), "{} is not ready", pod.name_any());
+                world.kubectl(&[
+                    "-n",
+                    APPS,
+                    "exec",
+                    &pod.name_any(),
+                    "--",
+                    "/bin/sh",
+                    "-c",
+                    "cat /model/files/config.json",
+                ])?;
+            }
+            Ok(())
+        },
+    )
     .await?;
     // Bring both back by what installed them.
-    let everywhere = r#"{"spec":{"template":{"spec":{"nodeSelector":{"modelcache.io/none":null}}}}}"#;
-    world.kubectl(&["-n", SYSTEM, "patch", &agent, "--type=merge", "-p", everywhere])?;
+    let everywhere =
+        r#"{"spec":{"template":{"spec":{"nodeSelector":{"modelcache.io/none":null}}}}}"#;
+    world.kubectl(&[
+        "-n",
+        SYSTEM,
+        "patch",
+        &agent,
+        "--type=merge",
+        "-p",
+        everywhere,
+    ])?;
     world.kubectl(&["-n", SYSTEM, "scale", &operator, "--replicas=1"])?;
     world.agents_ready(Duration::from_secs(60)).await
 }

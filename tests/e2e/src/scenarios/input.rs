@@ -39,7 +39,12 @@ const CASES: &[Case] = &[
         reason: "RevisionNotFound",
         names: &["spec.models[1]", "v9", "revision"],
     },
-    Case { name: "gated", source: "repository: org/gated", reason: "Gated", names: &["spec.models[1]", "org/gated", "tokenSecret"] },
+    Case {
+        name: "gated",
+        source: "repository: org/gated",
+        reason: "Gated",
+        names: &["spec.models[1]", "org/gated", "tokenSecret"],
+    },
     Case {
         name: "wrong-token",
         source: "repository: org/gated, tokenSecret: {name: wrong-token}",
@@ -58,7 +63,12 @@ const CASES: &[Case] = &[
         reason: "NoFilesMatch",
         names: &["spec.models[1]", "*.gguf", "include"],
     },
-    Case { name: "unsafe-path", source: "repository: org/evil", reason: "UnsafePath", names: &["spec.models[1]", "../"] },
+    Case {
+        name: "unsafe-path",
+        source: "repository: org/evil",
+        reason: "UnsafePath",
+        names: &["spec.models[1]", "../"],
+    },
     // The API server's certificate is signed by an authority that only the cluster knows: a hub with a bad one.
     Case {
         name: "certificate",
@@ -70,7 +80,9 @@ const CASES: &[Case] = &[
 
 pub(super) async fn run(world: &World) -> Result<Outcome> {
     let hub = Hub::start(world, &[]).await?;
-    world.install(&[&format!("hub.endpoint={}", hub::URL)]).await?;
+    world
+        .install(&[&format!("hub.endpoint={}", hub::URL)])
+        .await?;
     for (name, token) in [("wrong-token", WRONG_TOKEN), ("right-token", GOOD_TOKEN)] {
         world.apply(&format!("apiVersion: v1\nkind: Secret\nmetadata: {{name: {name}, namespace: {SYSTEM}}}\nstringData: {{token: {token}}}\n")).await?;
     }
@@ -78,18 +90,35 @@ pub(super) async fn run(world: &World) -> Result<Outcome> {
     let good = hub.add("org/good", &cold::model(3_000_000, 7_000)).await?;
     hub.add("org/gated", &cold::model(2_000_000, 7_010)).await?;
     hub.gate("org/gated").await?;
-    hub.add("org/evil", &[FileSpec::text("../../evil.txt", "x"), FileSpec::text("config.json", "{}")]).await?;
+    hub.add(
+        "org/evil",
+        &[
+            FileSpec::text("../../evil.txt", "x"),
+            FileSpec::text("config.json", "{}"),
+        ],
+    )
+    .await?;
 
     for case in CASES {
         world.apply(&beside_good(case.name, case.source)).await?;
     }
     for case in CASES {
         let message = world
-            .reason(case.name, "Resolved", "False", case.reason, Duration::from_secs(60))
+            .reason(
+                case.name,
+                "Resolved",
+                "False",
+                case.reason,
+                Duration::from_secs(60),
+            )
             .await
             .with_context(|| format!("case {}", case.name))?;
         for name in case.names {
-            ensure!(message.contains(name), "{}: the message does not name '{name}': {message}", case.name);
+            ensure!(
+                message.contains(name),
+                "{}: the message does not name '{name}': {message}",
+                case.name
+            );
         }
         event(world, case.name, case.reason).await?;
         unharmed(world, case.name).await?;
@@ -114,36 +143,70 @@ fn beside_good(name: &str, source: &str) -> String {
 /// Waits for an Event about a ModelCache.
 async fn event(world: &World, cache: &str, reason: &str) -> Result<()> {
     let events: Api<Event> = Api::all(world.client.clone());
-    until(format!("an Event {reason} about {cache}"), Duration::from_secs(20), || async {
-        let found = events.list(&ListParams::default()).await?;
-        let there = found.iter().any(|event| {
-            event.regarding.as_ref().and_then(|about| about.name.as_deref()) == Some(cache)
-                && event.reason.as_deref() == Some(reason)
-                && event.type_.as_deref() == Some("Warning")
-        });
-        ensure!(there, "none");
-        Ok(())
-    })
+    until(
+        format!("an Event {reason} about {cache}"),
+        Duration::from_secs(20),
+        || async {
+            let found = events.list(&ListParams::default()).await?;
+            let there = found.iter().any(|event| {
+                event
+                    .regarding
+                    .as_ref()
+                    .and_then(|about| about.name.as_deref())
+                    == Some(cache)
+                    && event.reason.as_deref() == Some(reason)
+                    && event.type_.as_deref() == Some("Warning")
+            });
+            ensure!(there, "none");
+            Ok(())
+        },
+    )
     .await
 }
 
 /// The good model of a ModelCache with a bad one is whole on every node.
 async fn unharmed(world: &World, cache: &str) -> Result<()> {
-    until(format!("the good model of {cache}"), Duration::from_secs(60), || async {
-        let status = world.status(cache).await?;
-        let good = status.models.iter().find(|model| model.name == "model").context("not in the status")?;
-        ensure!(good.nodes_ready > 0 && good.nodes_ready == good.nodes_desired, "{}/{}", good.nodes_ready, good.nodes_desired);
-        Ok(())
-    })
+    until(
+        format!("the good model of {cache}"),
+        Duration::from_secs(60),
+        || async {
+            let status = world.status(cache).await?;
+            let good = status
+                .models
+                .iter()
+                .find(|model| model.name == "model")
+                .context("not in the status")?;
+            ensure!(
+                good.nodes_ready > 0 && good.nodes_ready == good.nodes_desired,
+                "{}/{}",
+                good.nodes_ready,
+                good.nodes_desired
+            );
+            Ok(())
+        },
+    )
     .await
 }
 
 async fn pools_that_overlap(world: &World) -> Result<()> {
     let pools = "  nodePools:\n  - {name: a, nodeSelector: {matchExpressions: [{key: kubernetes.io/hostname, operator: Exists}]}}\n  - {name: b, nodeSelector: {matchLabels: {kubernetes.io/os: linux}}}\n";
-    world.apply(&(cold::cache("overlap", "org/good") + pools)).await?;
-    let message = world.reason("overlap", "Degraded", "True", "PoolOverlap", Duration::from_secs(30)).await?;
+    world
+        .apply(&(cold::cache("overlap", "org/good") + pools))
+        .await?;
+    let message = world
+        .reason(
+            "overlap",
+            "Degraded",
+            "True",
+            "PoolOverlap",
+            Duration::from_secs(30),
+        )
+        .await?;
     for name in ["spec.nodePools", "\"a\"", "\"b\"", "nodeSelector"] {
-        ensure!(message.contains(name), "the message does not name {name}: {message}");
+        ensure!(
+            message.contains(name),
+            "the message does not name {name}: {message}"
+        );
     }
     event(world, "overlap", "PoolOverlap").await?;
     unharmed(world, "overlap").await
@@ -151,10 +214,21 @@ async fn pools_that_overlap(world: &World) -> Result<()> {
 
 /// The hub answers 429 for a while: said, and got over without anybody doing anything.
 async fn rate_limited(world: &World, hub: &Hub<'_>) -> Result<()> {
-    hub.add("org/limited", &cold::model(2_000_000, 7_020)).await?;
+    hub.add("org/limited", &cold::model(2_000_000, 7_020))
+        .await?;
     hub.too_many_requests("org/limited").await?;
-    world.apply(&beside_good("limited", "repository: org/limited")).await?;
-    world.reason("limited", "Resolved", "False", "RateLimited", Duration::from_secs(30)).await?;
+    world
+        .apply(&beside_good("limited", "repository: org/limited"))
+        .await?;
+    world
+        .reason(
+            "limited",
+            "Resolved",
+            "False",
+            "RateLimited",
+            Duration::from_secs(30),
+        )
+        .await?;
     unharmed(world, "limited").await?;
     hub.heal().await?;
     world.ready("limited", Duration::from_secs(90)).await?;
@@ -163,28 +237,57 @@ async fn rate_limited(world: &World, hub: &Hub<'_>) -> Result<()> {
 
 /// The hub serves bytes with a wrong hash: never published, said, tried again with back-off, well once it is well.
 async fn wrong_bytes(world: &World, hub: &Hub<'_>) -> Result<()> {
-    hub.add("org/wrong", &[FileSpec::synthetic("model.safetensors", cold::fresh(7_030), 3_000_000)]).await?;
-    hub.wrong_bytes("org/wrong").await?;
-    world.apply(&beside_good("wrong", "repository: org/wrong")).await?;
-    until("a node to report HashMismatch", Duration::from_secs(60), || async {
-        let statuses = world.node_statuses("wrong").await?;
-        let found = statuses.iter().find(|(_, status)| status.reason.as_deref() == Some("HashMismatch"));
-        let (_, status) = found.context("none")?;
-        let message = status.message.clone().unwrap_or_default();
-        ensure!(message.contains("model.safetensors"), "the message names no file: {message}");
-        Ok(())
-    })
+    hub.add(
+        "org/wrong",
+        &[FileSpec::synthetic(
+            "model.safetensors",
+            cold::fresh(7_030),
+            3_000_000,
+        )],
+    )
     .await?;
-    stays("nothing wrong is published", Duration::from_secs(8), || async {
-        for (node, status) in world.node_statuses("wrong").await? {
-            let other = status.models.iter().any(|model| model.model == "other");
-            ensure!(!(other && status.phase == Phase::Ready), "{node} says Ready");
-            if let Ok(files) = crate::files::NodeFiles::local(world, &node) {
-                ensure!(!files.published("wrong", "other")?, "{node} shows the wrong bytes");
+    hub.wrong_bytes("org/wrong").await?;
+    world
+        .apply(&beside_good("wrong", "repository: org/wrong"))
+        .await?;
+    until(
+        "a node to report HashMismatch",
+        Duration::from_secs(60),
+        || async {
+            let statuses = world.node_statuses("wrong").await?;
+            let found = statuses
+                .iter()
+                .find(|(_, status)| status.reason.as_deref() == Some("HashMismatch"));
+            let (_, status) = found.context("none")?;
+            let message = status.message.clone().unwrap_or_default();
+            ensure!(
+                message.contains("model.safetensors"),
+                "the message names no file: {message}"
+            );
+            Ok(())
+        },
+    )
+    .await?;
+    stays(
+        "nothing wrong is published",
+        Duration::from_secs(8),
+        || async {
+            for (node, status) in world.node_statuses("wrong").await? {
+                let other = status.models.iter().any(|model| model.model == "other");
+                ensure!(
+                    !(other && status.phase == Phase::Ready),
+                    "{node} says Ready"
+                );
+                if let Ok(files) = crate::files::NodeFiles::local(world, &node) {
+                    ensure!(
+                        !files.published("wrong", "other")?,
+                        "{node} shows the wrong bytes"
+                    );
+                }
             }
-        }
-        Ok(())
-    })
+            Ok(())
+        },
+    )
     .await?;
     let requests = hub.requests("org/wrong").await?;
     ensure!(requests < 300, "{requests} requests: that is no back-off");
@@ -196,27 +299,61 @@ async fn wrong_bytes(world: &World, hub: &Hub<'_>) -> Result<()> {
 
 /// A model that cannot fit is refused before a byte is written, with how much is missing.
 async fn too_large(world: &World, hub: &Hub<'_>) -> Result<()> {
-    hub.add("org/huge", &[FileSpec::declared("model.safetensors", 100_000_000_000_000), FileSpec::text("config.json", "{}")])
-        .await?;
-    world.apply(&beside_good("huge", "repository: org/huge")).await?;
-    until("every node to refuse the model", Duration::from_secs(60), || async {
-        let statuses = world.node_statuses("huge").await?;
-        let refused: Vec<_> = statuses.iter().filter(|(_, status)| status.reason.as_deref() == Some("NoSpace")).collect();
-        ensure!(refused.len() == world.ready_nodes().await?.len(), "{} nodes did", refused.len());
-        for (node, status) in refused {
-            ensure!(status.phase == Phase::Failed, "{node}: {:?}", status.phase);
-            ensure!(status.message.as_ref().is_some_and(|message| message.contains("TB")), "{node}: {:?}", status.message);
-        }
-        Ok(())
-    })
+    hub.add(
+        "org/huge",
+        &[
+            FileSpec::declared("model.safetensors", 100_000_000_000_000),
+            FileSpec::text("config.json", "{}"),
+        ],
+    )
     .await?;
-    ensure!(hub.content_bytes("org/huge").await? == 0, "bytes of it left the hub");
+    world
+        .apply(&beside_good("huge", "repository: org/huge"))
+        .await?;
+    until(
+        "every node to refuse the model",
+        Duration::from_secs(60),
+        || async {
+            let statuses = world.node_statuses("huge").await?;
+            let refused: Vec<_> = statuses
+                .iter()
+                .filter(|(_, status)| status.reason.as_deref() == Some("NoSpace"))
+                .collect();
+            ensure!(
+                refused.len() == world.ready_nodes().await?.len(),
+                "{} nodes did",
+                refused.len()
+            );
+            for (node, status) in refused {
+                ensure!(status.phase == Phase::Failed, "{node}: {:?}", status.phase);
+                ensure!(
+                    status
+                        .message
+                        .as_ref()
+                        .is_some_and(|message| message.contains("TB")),
+                    "{node}: {:?}",
+                    status.message
+                );
+            }
+            Ok(())
+        },
+    )
+    .await?;
+    ensure!(
+        hub.content_bytes("org/huge").await? == 0,
+        "bytes of it left the hub"
+    );
     unharmed(world, "huge").await
 }
 
 /// With the right token the gated model comes.
 async fn right_token(world: &World) -> Result<()> {
-    world.apply(&beside_good("right-token", "repository: org/gated, tokenSecret: {name: right-token}")).await?;
+    world
+        .apply(&beside_good(
+            "right-token",
+            "repository: org/gated, tokenSecret: {name: right-token}",
+        ))
+        .await?;
     world.ready("right-token", Duration::from_secs(60)).await?;
     Ok(())
 }
@@ -224,15 +361,33 @@ async fn right_token(world: &World) -> Result<()> {
 /// No log, status, Event or error has a token in it.
 async fn no_token_shows(world: &World) -> Result<()> {
     let mut texts = vec![
-        ("ModelCaches".to_owned(), world.kubectl(&["get", "mc", "-o", "yaml"])?),
-        ("ModelSnapshots".to_owned(), world.kubectl(&["get", "msnap", "-o", "yaml"])?),
-        ("ModelCacheNodes".to_owned(), world.kubectl(&["get", "mcn", "-o", "yaml"])?),
-        ("Events".to_owned(), world.kubectl(&["get", "events", "-A", "-o", "yaml"])?),
-        ("ConfigMaps".to_owned(), world.kubectl(&["get", "configmaps", "-A", "-o", "yaml"])?),
+        (
+            "ModelCaches".to_owned(),
+            world.kubectl(&["get", "mc", "-o", "yaml"])?,
+        ),
+        (
+            "ModelSnapshots".to_owned(),
+            world.kubectl(&["get", "msnap", "-o", "yaml"])?,
+        ),
+        (
+            "ModelCacheNodes".to_owned(),
+            world.kubectl(&["get", "mcn", "-o", "yaml"])?,
+        ),
+        (
+            "Events".to_owned(),
+            world.kubectl(&["get", "events", "-A", "-o", "yaml"])?,
+        ),
+        (
+            "ConfigMaps".to_owned(),
+            world.kubectl(&["get", "configmaps", "-A", "-o", "yaml"])?,
+        ),
     ];
     for pod in world.pods(SYSTEM, "").await? {
         let name = pod.metadata.name.unwrap_or_default();
-        texts.push((format!("log of {name}"), world.kubectl(&["-n", SYSTEM, "logs", &name, "--all-containers"])?));
+        texts.push((
+            format!("log of {name}"),
+            world.kubectl(&["-n", SYSTEM, "logs", &name, "--all-containers"])?,
+        ));
     }
     for (what, text) in &texts {
         ensure!(!text.is_empty(), "{what} is empty: nothing was searched");
@@ -241,10 +396,25 @@ async fn no_token_shows(world: &World) -> Result<()> {
         }
     }
     for node in world.ready_nodes().await? {
-        let Ok(files) = crate::files::NodeFiles::local(world, &node) else { continue };
+        let Ok(files) = crate::files::NodeFiles::local(world, &node) else {
+            continue;
+        };
         let root = files.root().display().to_string();
-        let found = std::process::Command::new("grep").args(["-rlF", "--exclude-dir=blobs", "--exclude-dir=volumes", "--exclude-dir=hub", GOOD_TOKEN, &root]).output()?;
-        ensure!(found.stdout.is_empty(), "a token stands in {} on {node}", String::from_utf8_lossy(&found.stdout));
+        let found = std::process::Command::new("grep")
+            .args([
+                "-rlF",
+                "--exclude-dir=blobs",
+                "--exclude-dir=volumes",
+                "--exclude-dir=hub",
+                GOOD_TOKEN,
+                &root,
+            ])
+            .output()?;
+        ensure!(
+            found.stdout.is_empty(),
+            "a token stands in {} on {node}",
+            String::from_utf8_lossy(&found.stdout)
+        );
     }
     Ok(())
 }

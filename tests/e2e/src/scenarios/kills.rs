@@ -26,12 +26,17 @@ enum Blow {
 
 pub(super) async fn run(world: &World, thorough: bool) -> Result<Outcome> {
     let hub = Hub::start(world, &[]).await?;
-    world.install(&[&format!("hub.endpoint={}", hub::URL)]).await?;
+    world
+        .install(&[&format!("hub.endpoint={}", hub::URL)])
+        .await?;
     hub.rate(Some(RATE)).await?;
     let rounds = if thorough { 10 } else { 3 };
     let mut notes = Vec::new();
     let mut looks = 0;
-    for (kind, blow) in [Blow::Agent, Blow::Operator, Blow::Power].into_iter().enumerate() {
+    for (kind, blow) in [Blow::Agent, Blow::Operator, Blow::Power]
+        .into_iter()
+        .enumerate()
+    {
         if matches!(blow, Blow::Power) && !world.cluster.is_rig() {
             notes.push("SKIPPED power cuts: this cluster has no power switch".to_owned());
             continue;
@@ -39,7 +44,9 @@ pub(super) async fn run(world: &World, thorough: bool) -> Result<Outcome> {
         for round in 0..rounds {
             let seed = 5_000 + (kind * 100 + round) as u64 * 10;
             let name = format!("kill-{}-{round}", format!("{blow:?}").to_lowercase());
-            looks += one(world, &hub, &name, seed, blow).await.with_context(|| format!("{name}, seed {seed}"))?;
+            looks += one(world, &hub, &name, seed, blow)
+                .await
+                .with_context(|| format!("{name}, seed {seed}"))?;
         }
         notes.push(format!("{rounds} × {blow:?}"));
     }
@@ -60,8 +67,13 @@ async fn one(world: &World, hub: &Hub<'_>, name: &str, seed: u64, blow: Blow) ->
     match blow {
         Blow::Agent => world.kill(&node, "modelcache-agent").await?,
         Blow::Operator => {
-            let pod = world.pods(SYSTEM, "app.kubernetes.io/component=operator").await?;
-            let node = pod.first().and_then(|pod| pod.spec.as_ref()?.node_name.clone()).context("no operator")?;
+            let pod = world
+                .pods(SYSTEM, "app.kubernetes.io/component=operator")
+                .await?;
+            let node = pod
+                .first()
+                .and_then(|pod| pod.spec.as_ref()?.node_name.clone())
+                .context("no operator")?;
             world.kill(&node, "modelcache-operator").await?;
         }
         Blow::Power => {
@@ -81,14 +93,28 @@ async fn one(world: &World, hub: &Hub<'_>, name: &str, seed: u64, blow: Blow) ->
 impl World {
     /// SIGKILL to a program on a node; where the machine room cannot, its pod is deleted without grace.
     pub async fn kill(&self, node: &str, program: &str) -> Result<()> {
-        match self.cluster.node_exec(node, &["pkill", "-KILL", "-f", &format!("{program} run")]) {
+        match self
+            .cluster
+            .node_exec(node, &["pkill", "-KILL", "-f", &format!("{program} run")])
+        {
             Ok(_) => Ok(()),
             Err(ClusterError::NeedsRig { .. }) => {
                 let component = program.trim_start_matches("modelcache-");
-                for pod in self.pods(SYSTEM, &format!("app.kubernetes.io/component={component}")).await? {
+                for pod in self
+                    .pods(SYSTEM, &format!("app.kubernetes.io/component={component}"))
+                    .await?
+                {
                     if pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == Some(node) {
                         let name = pod.metadata.name.unwrap_or_default();
-                        self.kubectl(&["-n", SYSTEM, "delete", "pod", &name, "--force", "--grace-period=0"])?;
+                        self.kubectl(&[
+                            "-n",
+                            SYSTEM,
+                            "delete",
+                            "pod",
+                            &name,
+                            "--force",
+                            "--grace-period=0",
+                        ])?;
                         return Ok(());
                     }
                 }
@@ -108,8 +134,14 @@ struct Reader {
 
 impl Reader {
     fn start(world: &World, cache: &str, repo: &Repo, nodes: &[String]) -> Self {
-        let (stop, looks) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let views: Vec<NodeFiles> = nodes.iter().filter_map(|node| NodeFiles::local(world, node).ok()).collect();
+        let (stop, looks) = (
+            Arc::new(AtomicBool::new(false)),
+            Arc::new(AtomicU64::new(0)),
+        );
+        let views: Vec<NodeFiles> = nodes
+            .iter()
+            .filter_map(|node| NodeFiles::local(world, node).ok())
+            .collect();
         let (cache, repo) = (cache.to_owned(), repo.clone());
         let thread = (!views.is_empty()).then(|| {
             let (stop, looks) = (stop.clone(), looks.clone());
@@ -117,7 +149,8 @@ impl Reader {
                 while !stop.load(Ordering::Relaxed) {
                     for view in &views {
                         if view.published(&cache, "model")? {
-                            view.check(&cache, "model", &repo).with_context(|| format!("a reader on {}", view.node()))?;
+                            view.check(&cache, "model", &repo)
+                                .with_context(|| format!("a reader on {}", view.node()))?;
                             looks.fetch_add(1, Ordering::Relaxed);
                         }
                     }
@@ -126,14 +159,23 @@ impl Reader {
                 Ok(())
             })
         });
-        Self { stop, looks, thread }
+        Self {
+            stop,
+            looks,
+            thread,
+        }
     }
 
     fn finish(mut self) -> Result<u64> {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
-            thread.join().map_err(|_| anyhow::anyhow!("the reader panicked"))??;
-            ensure!(self.looks.load(Ordering::Relaxed) > 0, "the reader never saw the model");
+            thread
+                .join()
+                .map_err(|_| anyhow::anyhow!("the reader panicked"))??;
+            ensure!(
+                self.looks.load(Ordering::Relaxed) > 0,
+                "the reader never saw the model"
+            );
         }
         Ok(self.looks.load(Ordering::Relaxed))
     }

@@ -16,16 +16,32 @@ const OPERATOR_MEGABYTES: u64 = 64;
 
 pub(super) async fn run(world: &World) -> Result<Outcome> {
     if !world.cluster.is_rig() {
-        return Ok(Outcome::Skipped("the peak memory of a process is read on its node".to_owned()));
+        return Ok(Outcome::Skipped(
+            "the peak memory of a process is read on its node".to_owned(),
+        ));
     }
     let hub = Hub::start(world, &[]).await?;
-    world.install(&[&format!("hub.endpoint={}", hub::URL)]).await?;
+    world
+        .install(&[&format!("hub.endpoint={}", hub::URL)])
+        .await?;
     // Fresh processes, so that the peak is that of this download.
-    for workload in ["daemonset/modelcache-agent", "deployment/modelcache-operator"] {
+    for workload in [
+        "daemonset/modelcache-agent",
+        "deployment/modelcache-operator",
+    ] {
         world.kubectl(&["-n", SYSTEM, "rollout", "restart", workload])?;
         world.kubectl(&["-n", SYSTEM, "rollout", "status", workload, "--timeout=90s"])?;
     }
-    let repo = hub.add("org/large", &[FileSpec::synthetic("model.safetensors", cold::fresh(8_000), 1_000_000_000)]).await?;
+    let repo = hub
+        .add(
+            "org/large",
+            &[FileSpec::synthetic(
+                "model.safetensors",
+                cold::fresh(8_000),
+                1_000_000_000,
+            )],
+        )
+        .await?;
     world.apply(&cold::cache("large", "org/large")).await?;
     world.ready("large", Duration::from_secs(300)).await?;
     world.check_files("large", &repo).await?;
@@ -38,14 +54,23 @@ pub(super) async fn run(world: &World) -> Result<Outcome> {
         operator = operator.or(peak(world, &node, "modelcache-operator")?);
     }
     let operator = operator.context("no operator")?;
-    ensure!(agents <= AGENT_MEGABYTES, "an agent used {agents} MB, allowed are {AGENT_MEGABYTES}");
-    ensure!(operator <= OPERATOR_MEGABYTES, "the operator used {operator} MB, allowed are {OPERATOR_MEGABYTES}");
-    Ok(Outcome::Done(vec![format!("agents ≤ {agents} MB, operator {operator} MB")]))
+    ensure!(
+        agents <= AGENT_MEGABYTES,
+        "an agent used {agents} MB, allowed are {AGENT_MEGABYTES}"
+    );
+    ensure!(
+        operator <= OPERATOR_MEGABYTES,
+        "the operator used {operator} MB, allowed are {OPERATOR_MEGABYTES}"
+    );
+    Ok(Outcome::Done(vec![format!(
+        "agents ≤ {agents} MB, operator {operator} MB"
+    )]))
 }
 
 /// Peak resident memory of a program on a node, in MB; none if it does not run there.
 fn peak(world: &World, node: &str, program: &str) -> Result<Option<u64>> {
-    let script = format!("for p in $(pgrep -f '{program} run'); do grep VmHWM /proc/$p/status; done; true");
+    let script =
+        format!("for p in $(pgrep -f '{program} run'); do grep VmHWM /proc/$p/status; done; true");
     match world.cluster.node_exec(node, &["sh", "-c", &script]) {
         Ok(text) => {
             let kilobytes = text

@@ -107,10 +107,21 @@ pub fn all() -> Vec<Scenario> {
 
 /// Removes what a scenario left behind: its ModelCaches, pods and claims.
 pub async fn clean(world: &World) -> Result<()> {
-    let caches = Api::<ModelCache>::all(world.client.clone()).list(&ListParams::default()).await;
+    let caches = Api::<ModelCache>::all(world.client.clone())
+        .list(&ListParams::default())
+        .await;
     for cache in caches.map(|list| list.items).unwrap_or_default() {
         world.delete_cache(&cache.name_any()).await?;
     }
-    world.kubectl(&["-n", APPS, "delete", "daemonsets,deployments,pods", "--all", "--force", "--grace-period=0", "--ignore-not-found"])?;
+    world.kubectl(&[
+        "-n",
+        APPS,
+        "delete",
+        "daemonsets,deployments,pods",
+        "--all",
+        "--force",
+        "--grace-period=0",
+        "--ignore-not-found",
+    ])?;
     world.no_snapshots(Duration::from_secs(30)).await
 }

@@ -15,47 +15,93 @@ use crate::world::{SYSTEM, World};
 const LISTEN: &str = "127.0.0.1:9390";
 
 pub(super) async fn run(world: &World) -> Result<Outcome> {
-    if Command::new("prometheus").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err() {
-        return Ok(Outcome::Skipped("no prometheus on this machine: apt-get install prometheus".to_owned()));
+    if Command::new("prometheus")
+        .arg("--version")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_err()
+    {
+        return Ok(Outcome::Skipped(
+            "no prometheus on this machine: apt-get install prometheus".to_owned(),
+        ));
     }
     if !world.cluster.is_rig() {
-        return Ok(Outcome::Skipped("Prometheus runs beside the test and must reach the pods' addresses".to_owned()));
+        return Ok(Outcome::Skipped(
+            "Prometheus runs beside the test and must reach the pods' addresses".to_owned(),
+        ));
     }
     let hub = Hub::start(world, &[]).await?;
-    world.install(&[&format!("hub.endpoint={}", hub::URL)]).await?;
+    world
+        .install(&[&format!("hub.endpoint={}", hub::URL)])
+        .await?;
     let directory = tempdir()?;
     let server = Prometheus::start(&directory)?;
-    let repo = hub.add("org/prometheus", &cold::model(30_000_000, 9_100)).await?;
-    world.apply(&cold::cache("prometheus", "org/prometheus")).await?;
+    let repo = hub
+        .add("org/prometheus", &cold::model(30_000_000, 9_100))
+        .await?;
+    world
+        .apply(&cold::cache("prometheus", "org/prometheus"))
+        .await?;
     world.ready("prometheus", Duration::from_secs(60)).await?;
 
     let nodes = world.ready_nodes().await?.len();
     let total = repo.content_bytes();
     let query = "sum by (node, model) (modelcache_agent_origin_received_bytes_total{model=\"org/prometheus\"})";
-    until("Prometheus to know every byte from the hub", Duration::from_secs(40), || async {
-        let rows = server.query(query)?;
-        ensure!(rows.len() == nodes, "{} of {nodes} nodes", rows.len());
-        ensure!(rows.iter().all(|(labels, _)| labels["node"].is_string()), "rows without a node");
-        let sum: f64 = rows.iter().map(|(_, value)| value).sum();
-        #[expect(clippy::cast_precision_loss, reason = "byte counts stay far below 2^53")]
-        let ratio = sum / total as f64;
-        ensure!((0.99..=1.10).contains(&ratio), "{sum} bytes of {total}");
-        Ok(())
-    })
+    until(
+        "Prometheus to know every byte from the hub",
+        Duration::from_secs(40),
+        || async {
+            let rows = server.query(query)?;
+            ensure!(rows.len() == nodes, "{} of {nodes} nodes", rows.len());
+            ensure!(
+                rows.iter().all(|(labels, _)| labels["node"].is_string()),
+                "rows without a node"
+            );
+            let sum: f64 = rows.iter().map(|(_, value)| value).sum();
+            #[expect(
+                clippy::cast_precision_loss,
+                reason = "byte counts stay far below 2^53"
+            )]
+            let ratio = sum / total as f64;
+            ensure!((0.99..=1.10).contains(&ratio), "{sum} bytes of {total}");
+            Ok(())
+        },
+    )
     .await?;
-    let peers = server.query("sum by (node) (modelcache_agent_peer_received_bytes_total{model=\"org/prometheus\"})")?;
+    let peers = server.query(
+        "sum by (node) (modelcache_agent_peer_received_bytes_total{model=\"org/prometheus\"})",
+    )?;
     let sum: f64 = peers.iter().map(|(_, value)| value).sum();
-    #[expect(clippy::cast_precision_loss, reason = "byte counts stay far below 2^53")]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "byte counts stay far below 2^53"
+    )]
     let expected = (total * (nodes as u64 - 1)) as f64;
-    ensure!((sum / expected - 1.0).abs() < 0.1, "{sum} bytes from peers, expected about {expected}");
-    ensure!(!server.query("modelcache_operator_reconcile_passes_total")?.is_empty(), "the operator is not scraped");
+    ensure!(
+        (sum / expected - 1.0).abs() < 0.1,
+        "{sum} bytes from peers, expected about {expected}"
+    );
+    ensure!(
+        !server
+            .query("modelcache_operator_reconcile_passes_total")?
+            .is_empty(),
+        "the operator is not scraped"
+    );
     ensure!(server.query("up == 0")?.is_empty(), "some target is down");
 
     for pod in world.pods(SYSTEM, "").await? {
-        let port = if pod.name_any().contains("operator") { 9490 } else { 9491 };
-        promtool(&world.metrics_text(&pod.name_any(), port).await?).with_context(|| pod.name_any())?;
+        let port = if pod.name_any().contains("operator") {
+            9490
+        } else {
+            9491
+        };
+        promtool(&world.metrics_text(&pod.name_any(), port).await?)
+            .with_context(|| pod.name_any())?;
     }
-    Ok(Outcome::Done(vec!["promtool is content with both".to_owned()]))
+    Ok(Outcome::Done(vec![
+        "promtool is content with both".to_owned(),
+    ]))
 }
 
 /// `promtool check metrics` has nothing to say.
@@ -68,15 +114,24 @@ fn promtool(text: &str) -> Result<()> {
         .stderr(Stdio::piped())
         .spawn()
         .context("cannot start promtool")?;
-    child.stdin.take().context("no stdin")?.write_all(text.as_bytes())?;
+    child
+        .stdin
+        .take()
+        .context("no stdin")?
+        .write_all(text.as_bytes())?;
     let output = child.wait_with_output()?;
-    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success() && said.trim().is_empty(), "promtool: {said}");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.success() && said.trim().is_empty(),
+        "promtool: {said}"
+    );
     Ok(())
 }
 
 fn tempdir() -> Result<std::path::PathBuf> {
-    let directory = std::env::temp_dir().join(format!("modelcache-prometheus-{}", std::process::id()));
+    let directory =
+        std::env::temp_dir().join(format!("modelcache-prometheus-{}", std::process::id()));
     std::fs::create_dir_all(&directory)?;
     Ok(directory)
 }
@@ -107,22 +162,35 @@ scrape_configs:
         let log = std::fs::File::create(directory.join("log"))?;
         let child = Command::new("prometheus")
             .arg(format!("--config.file={}", file.display()))
-            .arg(format!("--storage.tsdb.path={}", directory.join("data").display()))
+            .arg(format!(
+                "--storage.tsdb.path={}",
+                directory.join("data").display()
+            ))
             .arg(format!("--web.listen-address={LISTEN}"))
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
             .context("cannot start prometheus")?;
-        Ok(Self { child, directory: directory.to_owned() })
+        Ok(Self {
+            child,
+            directory: directory.to_owned(),
+        })
     }
 
     /// An instant query: labels and value of each row.
     fn query(&self, query: &str) -> Result<Vec<(Value, f64)>> {
         let output = Command::new("curl")
-            .args(["-sS", "--get", &format!("http://{LISTEN}/api/v1/query"), "--data-urlencode", &format!("query={query}")])
+            .args([
+                "-sS",
+                "--get",
+                &format!("http://{LISTEN}/api/v1/query"),
+                "--data-urlencode",
+                &format!("query={query}"),
+            ])
             .output()
             .context("cannot start curl")?;
-        let answer: Value = serde_json::from_slice(&output.stdout).context("Prometheus does not answer yet")?;
+        let answer: Value =
+            serde_json::from_slice(&output.stdout).context("Prometheus does not answer yet")?;
         if answer["status"] != "success" {
             bail!("Prometheus: {answer}");
         }

@@ -1,5 +1,7 @@
 //! A real API server refuses wrong objects.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, bail, ensure};
 use kube::api::{Api, PostParams};
 use kube::core::DynamicObject;
@@ -9,11 +11,41 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Outcome;
-use crate::world::World;
+use crate::wait::until;
+use crate::world::{RELEASE, SYSTEM, World};
 
 /// Applies every case of `crds/tests/rules` and compares what the API server says with what the case expects.
 pub(super) async fn run(world: &World) -> Result<Outcome> {
     world.install(&[]).await?;
+    // The operator would plan for these objects, and delete those that nobody asked for.
+    let operator = format!("deployment/{RELEASE}-operator");
+    world.kubectl(&["-n", SYSTEM, "scale", &operator, "--replicas=0"])?;
+    let outcome = try_all(world).await;
+    world.kubectl(&["-n", SYSTEM, "scale", &operator, "--replicas=1"])?;
+    world.kubectl(&[
+        "-n",
+        SYSTEM,
+        "rollout",
+        "status",
+        &operator,
+        "--timeout=60s",
+    ])?;
+    outcome
+}
+
+async fn try_all(world: &World) -> Result<Outcome> {
+    until(
+        "the operator to be gone",
+        Duration::from_secs(30),
+        || async {
+            let left = world
+                .pods(SYSTEM, "app.kubernetes.io/component=operator")
+                .await?;
+            ensure!(left.is_empty(), "still there");
+            Ok(())
+        },
+    )
+    .await?;
     let directory = world.root.join("crds/tests/rules");
     let mut cases = 0;
     let mut files: Vec<_> = std::fs::read_dir(&directory)
@@ -21,11 +53,19 @@ pub(super) async fn run(world: &World) -> Result<Outcome> {
         .collect::<std::io::Result<Vec<_>>>()?;
     files.sort_by_key(std::fs::DirEntry::file_name);
     for file in files {
-        if file.path().extension().is_some_and(|extension| extension == "yaml") {
+        if file
+            .path()
+            .extension()
+            .is_some_and(|extension| extension == "yaml")
+        {
             cases += check_file(world, &file.path()).await?;
         }
     }
-    ensure!(cases >= 20, "only {cases} cases were found in {}", directory.display());
+    ensure!(
+        cases >= 20,
+        "only {cases} cases were found in {}",
+        directory.display()
+    );
     Ok(Outcome::Done(vec![format!("{cases} objects")]))
 }
 
@@ -63,8 +103,12 @@ async fn check_file(world: &World, file: &std::path::Path) -> Result<usize> {
     let count = file.cases.len();
     for case in file.cases {
         let name = case.object.clone().unwrap_or_else(|| "rules".to_owned());
-        let object = |spec: &Value| DynamicObject::new(&name, &resource).data(json!({ "spec": spec }));
-        let trial = PostParams { dry_run: true, ..PostParams::default() };
+        let object =
+            |spec: &Value| DynamicObject::new(&name, &resource).data(json!({ "spec": spec }));
+        let trial = PostParams {
+            dry_run: true,
+            ..PostParams::default()
+        };
         let answer = if let Some(before) = &case.before {
             let before = api
                 .create(&PostParams::default(), &object(before))
@@ -77,15 +121,22 @@ async fn check_file(world: &World, file: &std::path::Path) -> Result<usize> {
             api.create(&trial, &object(&case.spec)).await
         };
         if case.before.is_some() {
-            world.kubectl(&["delete", &file.kind, &name])?;
+            world.kubectl(&["delete", &file.kind, &name, "--ignore-not-found"])?;
         }
         match (answer, &case.refused) {
             (Ok(_), None) => {}
             (Ok(_), Some(_)) => bail!("{}: the API server accepts it", case.name),
             (Err(kube::Error::Api(status)), Some(part)) => {
-                ensure!(status.message.contains(part), "{}: refused, but with: {}", case.name, status.message);
+                ensure!(
+                    status.message.contains(part),
+                    "{}: refused, but with: {}",
+                    case.name,
+                    status.message
+                );
             }
-            (Err(error), _) => return Err(error).with_context(|| format!("{}: refused", case.name)),
+            (Err(error), _) => {
+                return Err(error).with_context(|| format!("{}: refused", case.name));
+            }
         }
     }
     Ok(count)

@@ -16,7 +16,9 @@ use crate::world::World;
 
 pub(super) async fn run(world: &World) -> Result<Outcome> {
     let hub = Hub::start(world, &[]).await?;
-    world.install(&[&format!("hub.endpoint={}", hub::URL)]).await?;
+    world
+        .install(&[&format!("hub.endpoint={}", hub::URL)])
+        .await?;
     let mut notes = Vec::new();
     malformed(world, &hub).await?;
     labels(world, &hub).await?;
@@ -26,7 +28,10 @@ pub(super) async fn run(world: &World) -> Result<Outcome> {
         deleted_node(world, &hub).await?;
         notes.push("API server killed, Node deleted and back".to_owned());
     } else {
-        notes.push("SKIPPED API server restart and Node deletion: not ours to do on this cluster".to_owned());
+        notes.push(
+            "SKIPPED API server restart and Node deletion: not ours to do on this cluster"
+                .to_owned(),
+        );
     }
     Ok(Outcome::Done(notes))
 }
@@ -41,10 +46,24 @@ async fn malformed(world: &World, hub: &Hub<'_>) -> Result<()> {
     let patch = serde_json::json!([{
         "op": "replace", "path": "/spec/versions/0/schema/openAPIV3Schema", "value": loose["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
     }]);
-    world.kubectl(&["patch", "crd", name, "--type=json", "-p", &patch.to_string()])?;
+    world.kubectl(&[
+        "patch",
+        "crd",
+        name,
+        "--type=json",
+        "-p",
+        &patch.to_string(),
+    ])?;
     let bad = "apiVersion: modelcache.io/v1alpha1\nkind: ModelCache\nmetadata: {name: malformed}\nspec: {models: {not: [a, list]}}\n";
-    until("the loose schema to let it in", Duration::from_secs(20), || async { world.apply(bad).await }).await?;
-    let good = hub.add("org/beside", &cold::model(3_000_000, 9_200)).await?;
+    until(
+        "the loose schema to let it in",
+        Duration::from_secs(20),
+        || async { world.apply(bad).await },
+    )
+    .await?;
+    let good = hub
+        .add("org/beside", &cold::model(3_000_000, 9_200))
+        .await?;
     world.apply(&cold::cache("beside", "org/beside")).await?;
     let ready = world.ready("beside", Duration::from_secs(60)).await;
     world.kubectl(&["delete", "mc", "malformed"])?;
@@ -61,34 +80,59 @@ async fn malformed(world: &World, hub: &Hub<'_>) -> Result<()> {
 async fn labels(world: &World, hub: &Hub<'_>) -> Result<()> {
     let nodes = world.ready_nodes().await?;
     ensure!(nodes.len() >= 2, "two nodes are needed");
-    hub.add("org/labels", &cold::model(3_000_000, 9_210)).await?;
+    hub.add("org/labels", &cold::model(3_000_000, 9_210))
+        .await?;
     let pool = "  nodePools:\n  - {name: chosen, nodeSelector: {matchLabels: {e2e: chosen}}}\n";
     world.kubectl(&["label", "node", &nodes[0], "e2e=chosen", "--overwrite"])?;
-    world.apply(&(cold::cache("labels", "org/labels") + pool)).await?;
+    world
+        .apply(&(cold::cache("labels", "org/labels") + pool))
+        .await?;
     world.ready("labels", Duration::from_secs(60)).await?;
-    ensure!(world.node_statuses("labels").await?.len() == 1, "a node that was not chosen holds it");
+    ensure!(
+        world.node_statuses("labels").await?.len() == 1,
+        "a node that was not chosen holds it"
+    );
 
     world.kubectl(&["label", "node", &nodes[1], "e2e=chosen", "--overwrite"])?;
-    world.ready_on("labels", &nodes[1], Duration::from_secs(60)).await?;
+    world
+        .ready_on("labels", &nodes[1], Duration::from_secs(60))
+        .await?;
     let label = ready_label("labels", "model");
     let api: Api<Node> = Api::all(world.client.clone());
-    until("the ready label on both", Duration::from_secs(20), || async {
-        for node in &nodes[..2] {
-            ensure!(api.get(node).await?.labels().contains_key(&label), "not on {node}");
-        }
-        Ok(())
-    })
+    until(
+        "the ready label on both",
+        Duration::from_secs(20),
+        || async {
+            for node in &nodes[..2] {
+                ensure!(
+                    api.get(node).await?.labels().contains_key(&label),
+                    "not on {node}"
+                );
+            }
+            Ok(())
+        },
+    )
     .await?;
 
     world.kubectl(&["label", "node", &nodes[0], "e2e-"])?;
-    until("the first node to be let go", Duration::from_secs(30), || async {
-        ensure!(!api.get(&nodes[0]).await?.labels().contains_key(&label), "it has the ready label");
-        let held = world.node_statuses("labels").await?;
-        ensure!(held.iter().all(|(node, _)| *node != nodes[0]), "its ModelCacheNode still names the snapshot");
-        let status = world.status("labels").await?;
-        ensure!(status.ready == "1/1", "READY says {}", status.ready);
-        Ok(())
-    })
+    until(
+        "the first node to be let go",
+        Duration::from_secs(30),
+        || async {
+            ensure!(
+                !api.get(&nodes[0]).await?.labels().contains_key(&label),
+                "it has the ready label"
+            );
+            let held = world.node_statuses("labels").await?;
+            ensure!(
+                held.iter().all(|(node, _)| *node != nodes[0]),
+                "its ModelCacheNode still names the snapshot"
+            );
+            let status = world.status("labels").await?;
+            ensure!(status.ready == "1/1", "READY says {}", status.ready);
+            Ok(())
+        },
+    )
     .await?;
     world.kubectl(&["label", "node", &nodes[1], "e2e-"])?;
     Ok(())
@@ -99,14 +143,21 @@ async fn api_server(world: &World, hub: &Hub<'_>) -> Result<()> {
     let repo = hub.add("org/api", &cold::model(40_000_000, 9_220)).await?;
     hub.rate(Some(8_000_000)).await?;
     world.apply(&cold::cache("api", "org/api")).await?;
-    until("the download to have begun", Duration::from_secs(30), || async {
-        ensure!(hub.content_bytes("org/api").await? > 0, "nothing yet");
-        Ok(())
-    })
+    until(
+        "the download to have begun",
+        Duration::from_secs(30),
+        || async {
+            ensure!(hub.content_bytes("org/api").await? > 0, "nothing yet");
+            Ok(())
+        },
+    )
     .await?;
     world.cluster.stop_api_server()?;
     world.cluster.start_api_server()?;
-    until("the API server", Duration::from_secs(60), || async { world.ready_nodes().await.map(|_| ()) }).await?;
+    until("the API server", Duration::from_secs(60), || async {
+        world.ready_nodes().await.map(|_| ())
+    })
+    .await?;
     world.ready("api", Duration::from_secs(120)).await?;
     hub.rate(None).await?;
     world.check_files("api", &repo).await
@@ -114,22 +165,32 @@ async fn api_server(world: &World, hub: &Hub<'_>) -> Result<()> {
 
 /// A Node that is deleted takes its ModelCacheNode with it; when it comes back it is filled without anybody's help.
 async fn deleted_node(world: &World, hub: &Hub<'_>) -> Result<()> {
-    hub.add("org/deleted", &cold::model(3_000_000, 9_230)).await?;
+    hub.add("org/deleted", &cold::model(3_000_000, 9_230))
+        .await?;
     world.apply(&cold::cache("deleted", "org/deleted")).await?;
     world.ready("deleted", Duration::from_secs(60)).await?;
     let node = world.ready_nodes().await?.pop().context("no nodes")?;
     world.cluster.power_cut(&node)?;
     world.kubectl(&["delete", "node", &node])?;
     let api: Api<ModelCacheNode> = Api::all(world.client.clone());
-    until("its ModelCacheNode to go", Duration::from_secs(60), || async {
-        match api.get_opt(&node).await? {
-            None => Ok(()),
-            Some(object) => bail!("{} is still there", object.meta().name.clone().unwrap_or_default()),
-        }
-    })
+    until(
+        "its ModelCacheNode to go",
+        Duration::from_secs(60),
+        || async {
+            match api.get_opt(&node).await? {
+                None => Ok(()),
+                Some(object) => bail!(
+                    "{} is still there",
+                    object.meta().name.clone().unwrap_or_default()
+                ),
+            }
+        },
+    )
     .await?;
     world.ready("deleted", Duration::from_secs(60)).await?;
     world.cluster.boot(&node)?;
     world.node_ready(&node, Duration::from_secs(60)).await?;
-    world.ready_on("deleted", &node, Duration::from_secs(90)).await
+    world
+        .ready_on("deleted", &node, Duration::from_secs(90))
+        .await
 }

@@ -2,27 +2,56 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, State};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
+use axum::{Json, Router};
 use http::StatusCode;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use thiserror::Error;
 
 use crate::admin::{
-    AccessSpec, CommitSpec, Committed, Fault, RefSpec, Rename, RepositorySpec, Settings, Token,
+    AccessSpec, CommitSpec, Committed, Counters, Fault, FaultStatus, LoggedRequest, RefSpec,
+    Rename, RepositorySpec, RepositoryStatus, Settings, Token,
 };
-use crate::answer;
 use crate::locks::{read, write};
 use crate::repository::ContentError;
-use crate::server::Shared;
+use crate::shared::Shared;
 
 /// Thousands of files in one call.
 const LARGEST_REQUEST: usize = 64 << 20;
 
+/// Why a call was refused.
+#[derive(Debug, Error)]
+enum AdminError {
+    #[error("cannot read the body: {0}")]
+    Body(#[from] serde_json::Error),
+    #[error("write an object with the settings to change")]
+    Settings,
+    #[error(transparent)]
+    Content(#[from] ContentError),
+    #[error("the work broke off: {0}")]
+    Broken(#[from] tokio::task::JoinError),
+}
+
+impl IntoResponse for AdminError {
+    fn into_response(self) -> Response {
+        let status = match &self {
+            Self::Content(ContentError::Exists(_)) => StatusCode::CONFLICT,
+            Self::Content(ContentError::NoRepository(_) | ContentError::NoRevision { .. }) => {
+                StatusCode::NOT_FOUND
+            }
+            Self::Body(_) | Self::Settings | Self::Content(_) => StatusCode::BAD_REQUEST,
+            Self::Broken(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        (status, Json(json!({ "error": self.to_string() }))).into_response()
+    }
+}
+
 type Hub = State<Arc<Shared>>;
+type Answer<T> = Result<Json<T>, AdminError>;
 
 /// The service at the admin port.
 pub(crate) fn router(shared: Arc<Shared>) -> Router {
@@ -43,166 +72,96 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .with_state(shared)
 }
 
-async fn repositories(State(hub): Hub) -> Response {
-    answer::json(&read(&hub.catalogue).status())
+async fn repositories(State(hub): Hub) -> Json<Vec<RepositoryStatus>> {
+    Json(read(&hub.catalogue).status())
 }
 
-async fn create(State(hub): Hub, body: Bytes) -> Response {
-    let spec: RepositorySpec = match parse(&body) {
-        Ok(spec) => spec,
-        Err(response) => return response,
+async fn create(State(hub): Hub, body: Bytes) -> Answer<Committed> {
+    let spec: RepositorySpec = parse(&body)?;
+    // Hashing may take seconds: not on a thread that serves.
+    let commit = tokio::task::spawn_blocking(move || hub.add_repository(&spec)).await??;
+    Ok(Json(Committed { commit }))
+}
+
+async fn commit(State(hub): Hub, body: Bytes) -> Answer<Committed> {
+    let spec: CommitSpec = parse(&body)?;
+    let commit = tokio::task::spawn_blocking(move || hub.commit(&spec)).await??;
+    Ok(Json(Committed { commit }))
+}
+
+async fn set_ref(State(hub): Hub, body: Bytes) -> Answer<Committed> {
+    let spec: RefSpec = parse(&body)?;
+    let commit = write(&hub.catalogue).set_ref(&spec)?;
+    Ok(Json(Committed { commit }))
+}
+
+async fn rename(State(hub): Hub, body: Bytes) -> Answer<Value> {
+    let rename: Rename = parse(&body)?;
+    write(&hub.catalogue).rename(&rename)?;
+    Ok(Json(json!({})))
+}
+
+async fn set_access(State(hub): Hub, body: Bytes) -> Answer<Value> {
+    let spec: AccessSpec = parse(&body)?;
+    write(&hub.catalogue).set_access(&spec)?;
+    Ok(Json(json!({})))
+}
+
+async fn tokens(State(hub): Hub) -> Json<Vec<Token>> {
+    Json(read(&hub.tokens).clone())
+}
+
+async fn set_tokens(State(hub): Hub, body: Bytes) -> Answer<Vec<Token>> {
+    let tokens: Vec<Token> = parse(&body)?;
+    write(&hub.tokens).clone_from(&tokens);
+    Ok(Json(tokens))
+}
+
+async fn settings(State(hub): Hub) -> Json<Settings> {
+    Json(read(&hub.settings).clone())
+}
+
+async fn set_settings(State(hub): Hub, body: Bytes) -> Answer<Settings> {
+    let current = serde_json::to_value(&*read(&hub.settings))?;
+    let (Value::Object(mut merged), Value::Object(change)) = (current, parse(&body)?) else {
+        return Err(AdminError::Settings);
     };
-    committed(blocking(move || hub.add_repository(&spec)).await)
+    merged.extend(change);
+    let settings: Settings = serde_json::from_value(Value::Object(merged))?;
+    hub.set_settings(settings.clone()).await;
+    Ok(Json(settings))
 }
 
-async fn commit(State(hub): Hub, body: Bytes) -> Response {
-    let spec: CommitSpec = match parse(&body) {
-        Ok(spec) => spec,
-        Err(response) => return response,
-    };
-    committed(blocking(move || hub.commit(&spec)).await)
+async fn faults(State(hub): Hub) -> Json<Vec<FaultStatus>> {
+    Json(hub.faults.status())
 }
 
-async fn set_ref(State(hub): Hub, body: Bytes) -> Response {
-    parse::<RefSpec>(&body).map_or_else(
-        |response| response,
-        |spec| committed(write(&hub.catalogue).set_ref(&spec)),
-    )
+async fn set_faults(State(hub): Hub, body: Bytes) -> Answer<Vec<FaultStatus>> {
+    let faults: Vec<Fault> = parse(&body)?;
+    hub.faults.set(faults);
+    Ok(Json(hub.faults.status()))
 }
 
-async fn rename(State(hub): Hub, body: Bytes) -> Response {
-    parse::<Rename>(&body).map_or_else(
-        |response| response,
-        |spec| done(write(&hub.catalogue).rename(&spec)),
-    )
+async fn add_fault(State(hub): Hub, body: Bytes) -> Answer<Vec<FaultStatus>> {
+    let fault: Fault = parse(&body)?;
+    hub.faults.add(fault);
+    Ok(Json(hub.faults.status()))
 }
 
-async fn set_access(State(hub): Hub, body: Bytes) -> Response {
-    parse::<AccessSpec>(&body).map_or_else(
-        |response| response,
-        |spec| done(write(&hub.catalogue).set_access(&spec)),
-    )
+async fn counters(State(hub): Hub) -> Json<Counters> {
+    Json(hub.counters())
 }
 
-async fn tokens(State(hub): Hub) -> Response {
-    answer::json(&*read(&hub.tokens))
-}
-
-async fn set_tokens(State(hub): Hub, body: Bytes) -> Response {
-    match parse::<Vec<Token>>(&body) {
-        Ok(tokens) => {
-            *write(&hub.tokens) = tokens;
-            answer::json(&*read(&hub.tokens))
-        }
-        Err(response) => response,
-    }
-}
-
-async fn settings(State(hub): Hub) -> Response {
-    answer::json(&*read(&hub.settings))
-}
-
-async fn set_settings(State(hub): Hub, body: Bytes) -> Response {
-    let current = serde_json::to_value(&*read(&hub.settings)).unwrap_or_default();
-    let merged = parse::<Value>(&body).and_then(|change| match (current, change) {
-        (Value::Object(mut current), Value::Object(change)) => {
-            current.extend(change);
-            serde_json::from_value::<Settings>(Value::Object(current))
-                .map_err(|error| bad_request(&error))
-        }
-        _ => Err(bad_request(&"write an object with the settings to change")),
-    });
-    match merged {
-        Ok(settings) => {
-            hub.set_settings(settings).await;
-            answer::json(&*read(&hub.settings))
-        }
-        Err(response) => response,
-    }
-}
-
-async fn faults(State(hub): Hub) -> Response {
-    answer::json(&hub.faults.status())
-}
-
-async fn set_faults(State(hub): Hub, body: Bytes) -> Response {
-    match parse::<Vec<Fault>>(&body) {
-        Ok(faults) => {
-            hub.faults.set(faults);
-            answer::json(&hub.faults.status())
-        }
-        Err(response) => response,
-    }
-}
-
-async fn add_fault(State(hub): Hub, body: Bytes) -> Response {
-    match parse::<Fault>(&body) {
-        Ok(fault) => {
-            hub.faults.add(fault);
-            answer::json(&hub.faults.status())
-        }
-        Err(response) => response,
-    }
-}
-
-async fn counters(State(hub): Hub) -> Response {
-    answer::json(&hub.counters())
-}
-
-async fn reset(State(hub): Hub) -> Response {
+async fn reset(State(hub): Hub) -> Json<Value> {
     hub.counting.reset();
-    answer::json(&json!({}))
+    Json(json!({}))
 }
 
-async fn requests(State(hub): Hub) -> Response {
-    answer::json(&hub.counting.requests())
+async fn requests(State(hub): Hub) -> Json<Vec<LoggedRequest>> {
+    Json(hub.counting.requests())
 }
 
-fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Response> {
-    serde_json::from_slice(body).map_err(|error| bad_request(&error))
-}
-
-fn bad_request(error: &dyn std::fmt::Display) -> Response {
-    failed(StatusCode::BAD_REQUEST, error)
-}
-
-fn failed(status: StatusCode, error: &dyn std::fmt::Display) -> Response {
-    let mut response = answer::json(&json!({ "error": error.to_string() }));
-    *response.status_mut() = status;
-    response
-}
-
-fn committed(result: Result<String, ContentError>) -> Response {
-    result.map_or_else(
-        |error| refused(&error),
-        |commit| answer::json(&Committed { commit }),
-    )
-}
-
-fn done(result: Result<(), ContentError>) -> Response {
-    result.map_or_else(|error| refused(&error), |()| answer::json(&json!({})))
-}
-
-fn refused(error: &ContentError) -> Response {
-    let status = match error {
-        ContentError::Exists(_) => StatusCode::CONFLICT,
-        ContentError::NoRepository(_) | ContentError::NoRevision { .. } => StatusCode::NOT_FOUND,
-        _ => StatusCode::BAD_REQUEST,
-    };
-    failed(status, error)
-}
-
-/// Hashing may take seconds: not on a thread that serves.
-async fn blocking(
-    work: impl FnOnce() -> Result<String, ContentError> + Send + 'static,
-) -> Result<String, ContentError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|error| {
-            let source = std::io::Error::other(error);
-            Err(ContentError::Read {
-                path: String::new(),
-                source,
-            })
-        })
+/// From the bytes, so that no content type is asked for.
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, AdminError> {
+    Ok(serde_json::from_slice(body)?)
 }

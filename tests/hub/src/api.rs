@@ -13,7 +13,8 @@ use sha1::{Digest as _, Sha1};
 use crate::access::Caller;
 use crate::admin::{Gate, Settings};
 use crate::answer::{self, Refusal, header};
-use crate::repository::{Commit, Repository, RepositoryFile};
+use crate::file::RepositoryFile;
+use crate::repository::{Commit, Repository};
 use crate::route::{encode_part, encode_path, query_value};
 
 /// Nothing here depends on the clock, so that answers are repeatable.

@@ -1,7 +1,7 @@
 //! Connections that know how many body bytes went out, and that can be cut at a byte; ports that can be closed.
 
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -39,8 +39,7 @@ pub struct Cut {
 /// The server's side of one connection, as handlers see it.
 #[derive(Clone, Debug)]
 pub struct Client {
-    /// The client's address.
-    pub address: SocketAddr,
+    address: SocketAddr,
     link: Arc<Link>,
 }
 
@@ -61,6 +60,12 @@ struct Answer {
 }
 
 impl Client {
+    /// The client's address; that of an IPv4 client on an IPv6 port is told as IPv4.
+    #[must_use]
+    pub fn ip(&self) -> IpAddr {
+        self.address.ip().to_canonical()
+    }
+
     /// To be called before the answer is returned: the next bytes on this connection are its head, then its body.
     pub fn begin(&self, meter: Arc<Meter>, cut: Option<Cut>) {
         *lock(&self.link.answer) = Answer {

@@ -10,7 +10,7 @@ use crate::locks::lock;
 use crate::repository::Catalogue;
 
 /// Requests kept in the log.
-const LOG_LENGTH: usize = 20_000;
+const LOG_LENGTH: usize = 10_000;
 
 /// What one answer is counted under.
 #[derive(Debug)]

@@ -1,6 +1,7 @@
 //! Sending the content of a file: ranges, compression, and what faults do to a body.
 
 use std::io::Write as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,14 +20,16 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use crate::admin::Effect;
 use crate::answer::{header, text};
 use crate::content::Content;
+use crate::file::RepositoryFile;
 use crate::range::{Selection, select};
-use crate::repository::RepositoryFile;
 use crate::throttle::Throttle;
 
 /// Up to this size texts are compressed on the fly.
 const COMPRESSIBLE: u64 = 1 << 20;
 /// Smaller ones are not worth it.
 const WORTH_COMPRESSING: u64 = 200;
+/// Extensions of texts.
+const TEXTS: [&str; 7] = ["json", "txt", "md", "py", "yaml", "yml", "jinja"];
 
 /// How one content is to be sent.
 #[derive(Clone, Copy, Debug, Default)]
@@ -73,9 +76,8 @@ impl Manner {
     /// The hub's trap: small texts come compressed, without a length and without ranges.
     #[must_use]
     pub fn compressing(self, file: &RepositoryFile, headers: &HeaderMap) -> Self {
-        let text = [".json", ".txt", ".md", ".py", ".yaml", ".yml", ".jinja"];
         let small_text = (WORTH_COMPRESSING..=COMPRESSIBLE).contains(&file.size)
-            && text.iter().any(|ending| file.path.ends_with(ending));
+            && extension(file).is_some_and(|extension| TEXTS.contains(&extension));
         Self {
             gzip: self.gzip || (small_text && accepts_gzip(headers)),
             ..self
@@ -127,7 +129,7 @@ pub fn deliver(
         file.wrong_byte_at,
         manner
             .wrong_byte
-            .map(|at| if at < len { first + at } else { at }),
+            .map(|at| first + at.min(len.saturating_sub(1))),
     ];
     let source = Source {
         content: file.content.clone(),
@@ -142,7 +144,7 @@ pub fn deliver(
     let mut response = Response::new(source.body(manner.gzip));
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    let kind = if file.path.ends_with(".json") {
+    let kind = if extension(file) == Some("json") {
         "application/json"
     } else {
         "application/octet-stream"
@@ -165,6 +167,10 @@ pub fn deliver(
         );
     }
     response
+}
+
+fn extension(file: &RepositoryFile) -> Option<&str> {
+    Path::new(&file.path).extension()?.to_str()
 }
 
 struct Source {

@@ -23,8 +23,9 @@ use crate::counting::Counting;
 use crate::fault::Faults;
 use crate::load::load_directory;
 use crate::locks::{read, write};
-use crate::repository::{ContentError, build_files};
-use crate::server::{Shared, cdn_router, hub_router};
+use crate::repository::ContentError;
+use crate::server::{cdn_router, hub_router};
+use crate::shared::Shared;
 use crate::signature::Signer;
 use crate::throttle::Throttle;
 
@@ -88,12 +89,17 @@ impl Default for HubOptions {
     }
 }
 
+/// Where the ports are.
+struct Addresses {
+    hub: SocketAddr,
+    cdn: SocketAddr,
+    admin: SocketAddr,
+}
+
 /// A running hub; it ends when this is dropped.
 pub struct Hub {
     shared: Arc<Shared>,
-    hub_address: SocketAddr,
-    cdn_address: SocketAddr,
-    admin_address: SocketAddr,
+    addresses: Addresses,
     _stop: DropGuard,
 }
 
@@ -150,9 +156,11 @@ impl Hub {
         serve(&stop, axum::serve(admin_port, admin_service).into_future());
         let hub = Self {
             shared,
-            hub_address,
-            cdn_address,
-            admin_address,
+            addresses: Addresses {
+                hub: hub_address,
+                cdn: cdn_address,
+                admin: admin_address,
+            },
             _stop: guard,
         };
         hub.set_settings(options.settings).await;
@@ -162,7 +170,7 @@ impl Hub {
     /// The hub's base address, what `HF_ENDPOINT` is set to.
     #[must_use]
     pub fn url(&self) -> String {
-        let own = || format!("{}://{}", self.shared.scheme, self.hub_address);
+        let own = || format!("{}://{}", self.shared.scheme, self.addresses.hub);
         self.shared.hub_url.clone().unwrap_or_else(own)
     }
 
@@ -175,19 +183,19 @@ impl Hub {
     /// The admin API's base address.
     #[must_use]
     pub fn admin_url(&self) -> String {
-        format!("http://{}", self.admin_address)
+        format!("http://{}", self.addresses.admin)
     }
 
     /// Where the hub listens.
     #[must_use]
     pub fn hub_address(&self) -> SocketAddr {
-        self.hub_address
+        self.addresses.hub
     }
 
     /// Where the CDN listens.
     #[must_use]
     pub fn cdn_address(&self) -> SocketAddr {
-        self.cdn_address
+        self.addresses.cdn
     }
 
     /// Makes a repository; the answer is its first commit. Blocks while the contents are hashed.
@@ -278,35 +286,6 @@ impl Hub {
     #[must_use]
     pub fn requests(&self) -> Vec<LoggedRequest> {
         self.shared.counting.requests()
-    }
-}
-
-impl Shared {
-    pub(crate) fn add_repository(&self, spec: &RepositorySpec) -> Result<String, ContentError> {
-        let files = build_files(&spec.files)?;
-        write(&self.catalogue).create(spec, files)
-    }
-
-    pub(crate) fn commit(&self, spec: &CommitSpec) -> Result<String, ContentError> {
-        let files = build_files(&spec.files)?;
-        write(&self.catalogue).commit(spec, files)
-    }
-
-    pub(crate) fn counters(&self) -> Counters {
-        self.counting.counters(&read(&self.catalogue))
-    }
-
-    pub(crate) async fn set_settings(&self, settings: Settings) {
-        let _one_at_a_time = self.changing.lock().await;
-        let before = std::mem::replace(&mut *write(&self.settings), settings.clone());
-        let budget =
-            |settings: &Settings| (settings.window_seconds, settings.anonymous, settings.user);
-        if budget(&before) != budget(&settings) {
-            self.budgets.clear();
-        }
-        self.throttle.set(settings.bytes_per_second);
-        self.hub.set(settings.hub).await;
-        self.cdn.set(settings.cdn).await;
     }
 }
 

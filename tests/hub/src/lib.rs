@@ -28,13 +28,16 @@ pub mod content;
 mod counting;
 mod delivery;
 mod fault;
+mod file;
+mod files;
 mod hub;
 mod load;
 mod locks;
 mod range;
-pub mod repository;
+mod repository;
 mod route;
 mod server;
+mod shared;
 mod signature;
 mod throttle;
 

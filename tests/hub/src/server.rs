@@ -1,30 +1,28 @@
 //! From a request to an answer, at the hub's port and at the CDN's.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::response::Response;
-use http::header::{AUTHORIZATION, CONTENT_DISPOSITION, CONTENT_LENGTH, HOST, RANGE, RETRY_AFTER};
+use http::header::{AUTHORIZATION, COOKIE, HOST, RANGE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 use crate::access::{Caller, Part};
-use crate::admin::{Effect, Endpoint, LoggedRequest, Mode, RefSpec, Settings, Token};
-use crate::answer::{self, Refusal, X_LINKED_ETAG, X_LINKED_SIZE, X_REPO_COMMIT, header};
+use crate::admin::{Effect, Endpoint, LoggedRequest, Mode, RefSpec, Settings};
+use crate::answer::{self, Refusal, header};
 use crate::api;
-use crate::budget::{Budgets, Standing};
+use crate::budget::Standing;
 use crate::connection::{Client, Cut, Switch};
-use crate::counting::{Counting, Subject};
-use crate::delivery::{Manner, accepts_gzip, deliver};
-use crate::fault::{self, Faults};
-use crate::locks::{read, write};
-use crate::repository::{Catalogue, Commit, Repository, RepositoryFile};
-use crate::route::{Route, encode_part, encode_path, kind, query_value, route};
-use crate::signature::{self, Signer};
-use crate::throttle::Throttle;
+use crate::counting::Subject;
+use crate::fault;
+use crate::locks::{lock, read, write};
+use crate::repository::Repository;
+use crate::route::{Route, kind, query_value, route};
+use crate::shared::Shared;
 
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
@@ -32,28 +30,6 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The largest body of a request that is read.
 const LARGEST_REQUEST: usize = 4 << 20;
-
-/// Everything that requests share.
-pub(crate) struct Shared {
-    pub(crate) catalogue: RwLock<Catalogue>,
-    pub(crate) tokens: RwLock<Vec<Token>>,
-    pub(crate) settings: RwLock<Settings>,
-    pub(crate) budgets: Budgets,
-    pub(crate) faults: Faults,
-    pub(crate) counting: Counting,
-    pub(crate) signer: Signer,
-    pub(crate) throttle: Arc<Throttle>,
-    /// How clients reach the CDN.
-    pub(crate) cdn_url: String,
-    /// How clients reach the hub; without it, as the request says.
-    pub(crate) hub_url: Option<String>,
-    pub(crate) scheme: &'static str,
-    pub(crate) hub: Switch,
-    pub(crate) cdn: Switch,
-    /// One change of the settings at a time.
-    pub(crate) changing: tokio::sync::Mutex<()>,
-    pub(crate) requests: Mutex<u64>,
-}
 
 /// The service at the hub's port.
 pub(crate) fn hub_router(shared: Arc<Shared>) -> Router {
@@ -66,17 +42,17 @@ pub(crate) fn cdn_router(shared: Arc<Shared>) -> Router {
 }
 
 /// One request on its way.
-struct Exchange {
-    shared: Arc<Shared>,
-    settings: Settings,
+pub(crate) struct Exchange {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) settings: Settings,
     client: Client,
-    method: Method,
-    path: String,
-    query: Option<String>,
-    headers: HeaderMap,
+    pub(crate) method: Method,
+    pub(crate) path: String,
+    pub(crate) query: Option<String>,
+    pub(crate) headers: HeaderMap,
     caller: Caller,
-    route: Route,
-    effects: Vec<Effect>,
+    pub(crate) route: Route,
+    pub(crate) effects: Vec<Effect>,
 }
 
 async fn hub(
@@ -154,7 +130,7 @@ impl Exchange {
             endpoint: route.endpoint,
             repository: Some(route.repository.as_str()).filter(|name| !name.is_empty()),
             path: Some(route.path.as_str()).filter(|path| !path.is_empty()),
-            client: client.address.ip(),
+            client: client.ip(),
             method: parts.method.as_str(),
             ranged: parts.headers.contains_key(RANGE),
         };
@@ -193,7 +169,7 @@ impl Exchange {
             Caller::User(_) => &self.settings.user,
             Caller::Anonymous | Caller::Stranger => &self.settings.anonymous,
         };
-        let payer = self.caller.payer(self.client.address.ip().to_canonical());
+        let payer = self.caller.payer(self.client.ip());
         let kind = kind(&self.path, self.route.endpoint)?;
         Some(self.shared.budgets.charge(
             payer,
@@ -314,141 +290,6 @@ impl Exchange {
         }
     }
 
-    /// `resolve` and `resolve-cache`.
-    fn resolve(
-        &self,
-        repository: &Repository,
-        commit: &Commit,
-        subject: &mut Subject,
-    ) -> Result<Response, Refusal> {
-        let path = &self.route.path;
-        let Some(file) = commit.files.get(path) else {
-            return Err(Refusal::Entry {
-                path: path.clone(),
-                commit: commit.id.clone(),
-            });
-        };
-        subject.path = Some(path.clone());
-        let first_hop = self.route.endpoint == Endpoint::Resolve;
-        let redirect_all = self.effects.contains(&Effect::RelativeRedirect);
-        let mut response =
-            if first_hop && (redirect_all || (file.lfs.is_none() && self.settings.resolve_cache)) {
-                let location = format!(
-                    "/api/resolve-cache/models/{}/{}/{}?etag=%22{}%22",
-                    repository.name,
-                    commit.id,
-                    encode_path(path),
-                    file.etag()
-                );
-                answer::redirect(StatusCode::TEMPORARY_REDIRECT, &location)
-            } else if file.lfs.is_some() {
-                answer::redirect(
-                    StatusCode::FOUND,
-                    &self.cdn_address(repository, commit, file),
-                )
-            } else {
-                let manner = Manner::of(&self.effects);
-                let manner = if self.settings.gzip_traps {
-                    manner.compressing(file, &self.headers)
-                } else {
-                    manner
-                };
-                subject.content = true;
-                deliver(file, &self.headers, manner, self.throttle())
-            };
-        let headers = response.headers_mut();
-        headers.insert(X_REPO_COMMIT, header(&commit.id));
-        if response.status().is_redirection() {
-            let headers = response.headers_mut();
-            headers.insert(X_LINKED_SIZE, file.size.into());
-            headers.insert(X_LINKED_ETAG, header(&format!("\"{}\"", file.etag())));
-            headers.insert(
-                http::header::ACCEPT_RANGES,
-                HeaderValue::from_static("bytes"),
-            );
-        }
-        Ok(response)
-    }
-
-    fn content_at_cdn(&self) -> (Response, Subject) {
-        let catalogue = read(&self.shared.catalogue);
-        let found = catalogue
-            .get(&self.route.repository)
-            .and_then(|repository| {
-                let commit = repository.commits.get(self.route.revision.as_deref()?)?;
-                Some((
-                    repository.id.clone(),
-                    commit.files.get(&self.route.path)?.clone(),
-                ))
-            });
-        drop(catalogue);
-        let Some((repository, file)) = found else {
-            return (
-                storage_error(StatusCode::NOT_FOUND, "NoSuchKey"),
-                Subject::default(),
-            );
-        };
-        let mut subject = Subject {
-            repository: Some(repository),
-            path: Some(file.path.clone()),
-            content: false,
-        };
-        if let Err(refusal) = self.check_signature() {
-            let code = match refusal {
-                signature::Refusal::Forged => "SignatureDoesNotMatch",
-                signature::Refusal::Expired => "AccessDenied",
-            };
-            return (storage_error(StatusCode::FORBIDDEN, code), subject);
-        }
-        if file.size > self.settings.largest_unranged
-            && !self.headers.contains_key(RANGE)
-            && self.method == Method::GET
-        {
-            return (
-                storage_error(StatusCode::BAD_REQUEST, "EntityTooLarge"),
-                subject,
-            );
-        }
-        subject.content = true;
-        let trap = self.settings.gzip_traps && accepts_gzip(&self.headers);
-        let manner = Manner::of(&self.effects).ignoring_range(trap);
-        let mut response = deliver(&file, &self.headers, manner, self.throttle());
-        let name = file.path.rsplit('/').next().unwrap_or_default();
-        let disposition = format!("inline; filename*=UTF-8''{}", encode_part(name));
-        response
-            .headers_mut()
-            .insert(CONTENT_DISPOSITION, header(&disposition));
-        (response, subject)
-    }
-
-    fn check_signature(&self) -> Result<(), signature::Refusal> {
-        let query = self.query.as_deref();
-        let expires = query_value(query, "Expires")
-            .and_then(|text| text.parse().ok())
-            .unwrap_or(0);
-        let signature = query_value(query, "Signature").unwrap_or_default();
-        let address = format!("{}?{}", self.path, encode_part(&self.route.path));
-        self.shared
-            .signer
-            .check(&address, expires, &signature, unix_time().as_secs())
-    }
-
-    fn cdn_address(
-        &self,
-        repository: &Repository,
-        commit: &Commit,
-        file: &RepositoryFile,
-    ) -> String {
-        let path = format!("/{}/{}/{}", repository.id, commit.id, file.etag());
-        let name = encode_part(&file.path);
-        let expires = unix_time().as_secs() + self.settings.url_lifetime_seconds;
-        let signature = self.shared.signer.sign(&format!("{path}?{name}"), expires);
-        format!(
-            "{}{path}?file={name}&Expires={expires}&Key-Pair-Id=modelcache&Signature={signature}",
-            self.shared.cdn_url
-        )
-    }
-
     fn renamed(&self, to: &str) -> Response {
         let from = format!("/{}", self.route.repository);
         let path = self.path.replacen(&from, &format!("/{to}"), 1);
@@ -474,25 +315,13 @@ impl Exchange {
             .unwrap_or_else(|| format!("{}://{}", self.shared.scheme, host()))
     }
 
-    fn throttle(&self) -> Option<Arc<Throttle>> {
-        (self.method != Method::HEAD).then(|| self.shared.throttle.clone())
-    }
-
     /// Counts and logs, and arms what happens to the body.
     fn finish(&self, mut response: Response, subject: Subject) -> Response {
         let mut cut = None;
         let mut ended = false;
         for effect in &self.effects {
             match effect {
-                Effect::Truncate { after, reset }
-                    if subject.content || !response.status().is_success() =>
-                {
-                    cut = Some(Cut {
-                        after: *after,
-                        reset: *reset,
-                    });
-                }
-                Effect::Truncate { after, reset } if self.route.endpoint != Endpoint::Resolve => {
+                Effect::Truncate { after, reset } if !response.status().is_redirection() => {
                     cut = Some(Cut {
                         after: *after,
                         reset: *reset,
@@ -513,7 +342,7 @@ impl Exchange {
             }
         }
         let id = {
-            let mut requests = crate::locks::lock(&self.shared.requests);
+            let mut requests = lock(&self.shared.requests);
             *requests += 1;
             format!("Root=1-{:08x}", *requests)
         };
@@ -542,7 +371,7 @@ impl Exchange {
 
     fn logged(&self, status: u16) -> LoggedRequest {
         let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-        let secret = |name: &HeaderName| *name == AUTHORIZATION || *name == http::header::COOKIE;
+        let secret = |name: &HeaderName| *name == AUTHORIZATION || *name == COOKIE;
         let mut headers: BTreeMap<String, String> = self
             .headers
             .iter()
@@ -558,7 +387,7 @@ impl Exchange {
             .map(|query| query.split("&Signature=").next().unwrap_or_default());
         LoggedRequest {
             time: u64::try_from(unix_time().as_millis()).unwrap_or(u64::MAX),
-            client: self.client.address.ip().to_canonical(),
+            client: self.client.ip(),
             endpoint: self.route.endpoint,
             method: self.method.to_string(),
             target: query.map_or_else(
@@ -589,22 +418,8 @@ fn faulty(status: u16, retry_after: Option<u64>, rate_limit_reset: Option<u64>) 
     response
 }
 
-/// An error in the way of an object store.
-fn storage_error(status: StatusCode, code: &str) -> Response {
-    let body =
-        format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>{code}</Code></Error>");
-    let mut response = answer::text(status, &body);
-    response.headers_mut().insert(
-        http::header::CONTENT_TYPE,
-        HeaderValue::from_static("application/xml"),
-    );
-    response
-        .headers_mut()
-        .insert(CONTENT_LENGTH, body.len().into());
-    response
-}
-
-fn unix_time() -> Duration {
+/// Time since 1970.
+pub(crate) fn unix_time() -> Duration {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()

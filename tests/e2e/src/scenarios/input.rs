@@ -330,7 +330,8 @@ async fn too_large(world: &World, hub: &Hub<'_>) -> Result<()> {
                     status
                         .message
                         .as_ref()
-                        .is_some_and(|message| message.contains("TB")),
+                        .is_some_and(|message| message.contains("100000000000000")
+                            && message.contains("too few")),
                     "{node}: {:?}",
                     status.message
                 );

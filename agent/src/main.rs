@@ -1,6 +1,7 @@
 //! The program `modelcache-agent`.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser as _;
 use modelcache_agent::args::{Cli, Command, LogFormat};
@@ -9,6 +10,9 @@ use tracing_subscriber::EnvFilter;
 
 /// Threads for calls that block. The runtime's own default of 512 would cost memory and bring nothing to a disk.
 const BLOCKING_THREADS: usize = 32;
+
+/// How long calls that block are waited for at the end.
+const STOP_PATIENCE: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -34,7 +38,10 @@ fn start(command: Command) -> Result<(), Box<dyn std::error::Error>> {
                 .enable_all()
                 .max_blocking_threads(BLOCKING_THREADS)
                 .build()?;
-            Ok(runtime.block_on(run::run(*args))?)
+            let result = runtime.block_on(run::run(*args));
+            // A thread that hashes a large file is not waited for.
+            runtime.shutdown_timeout(STOP_PATIENCE);
+            Ok(result?)
         }
     }
 }

@@ -274,6 +274,7 @@ impl Entry {
                     full: self.held.len() == store.segments().len(),
                     published: store.published(),
                 };
+                self.fresh |= !store.published();
                 self.store = Some(store);
                 self.feed(context, link, input);
             }
@@ -405,7 +406,6 @@ impl Entry {
         if held.is_empty() {
             return self.feed(context, link, Input::Recheck);
         }
-        self.fresh = true;
         for held in held {
             if self.tracked {
                 context.serving.offer(&store, held.segment, &held.pieces);
@@ -672,10 +672,11 @@ impl Entry {
                     reasons::WAITING_FOR_PEERS,
                     "no other node has what is missing, and the policy PeersOnly keeps this one from the hub; let one node have the model or change spec.source of the ModelCache",
                 ),
-                SourcePolicy::PeersFirst | SourcePolicy::OriginOnly => (
+                SourcePolicy::PeersFirst => (
                     reasons::WAITING_FOR_PEERS,
-                    "no other node has what is missing, and the hub is left to other nodes or left alone for a while; their status says why",
+                    "waiting for other nodes to fetch what is missing, or for a turn at the hub, which is left alone for a while after errors; the status of the other nodes says which",
                 ),
+                SourcePolicy::OriginOnly => return None,
             }
         } else {
             return None;

@@ -53,6 +53,8 @@ const ADOPT_INTERVAL: Duration = Duration::from_secs(10);
 const LOCK_PATIENCE: Duration = Duration::from_mins(1);
 /// How long no connection to the coordinator is no problem yet.
 const LINK_PATIENCE: Duration = Duration::from_secs(10);
+/// How long tasks are waited for at the end; what they do not finish is done again after the next start.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
 /// How long no order from the coordinator is no problem yet.
 const ORDER_PATIENCE: Duration = Duration::from_secs(20);
 
@@ -274,7 +276,12 @@ impl Core {
             }
         }
         tracing::info!(node = self.settings.node, "stopping");
-        work.stop().await;
+        if tokio::time::timeout(STOP_PATIENCE, work.stop())
+            .await
+            .is_err()
+        {
+            tracing::warn!("stopping although the disk is still busy; nothing is lost by that");
+        }
     }
 }
 

@@ -83,7 +83,12 @@ impl Transfer {
         };
         // From here on it is not cancelled: what was written is made durable as a whole or not at all.
         let committed = match moved {
-            Ok(Brought::Pieces(pieces)) => self.commit(pieces).await,
+            Ok(Brought::Pieces(pieces, writer)) => {
+                let committed = self.commit(pieces).await;
+                // Not before: a claim whose writer is gone may be given to another snapshot.
+                drop(writer);
+                committed
+            }
             Ok(Brought::Adopted(held)) => Ok(held),
             Err(failure) => Err(failure),
         };
@@ -132,9 +137,9 @@ impl Transfer {
                     received.inc_by(bytes);
                 };
                 let pieces = origin
-                    .fetch_segment(snapshot, &self.segment, io, &on_bytes)
+                    .fetch_segment(snapshot, &self.segment, io.clone(), &on_bytes)
                     .await?;
-                Ok(Brought::Pieces(pieces))
+                Ok(Brought::Pieces(pieces, io))
             }
             Order::Take {
                 pieces, address, ..
@@ -152,13 +157,13 @@ impl Transfer {
                     piece_bytes: snapshot.sizes.piece_bytes,
                     pieces: pieces.clone(),
                     holder: *address,
-                    io,
+                    io: io.clone(),
                 };
                 let on_bytes = move |bytes| {
                     received.inc_by(bytes);
                 };
                 self.context.engine.take(take, on_bytes).await?;
-                Ok(Brought::Pieces(pieces.clone()))
+                Ok(Brought::Pieces(pieces.clone(), io))
             }
         }
     }
@@ -232,7 +237,7 @@ impl Transfer {
 }
 
 enum Brought {
-    Pieces(PieceHashes),
+    Pieces(PieceHashes, Arc<dyn SegmentIo>),
     Adopted(Held),
 }
 

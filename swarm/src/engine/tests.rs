@@ -233,7 +233,7 @@ async fn a_lying_holder_is_found_out_and_an_honest_one_is_taken_from() {
         matches!(error, TakeError::WrongBytes { piece: 3, .. }),
         "{error}"
     );
-    assert!(started.elapsed() < Duration::from_secs(2));
+    assert!(started.elapsed() < Duration::from_secs(10));
     let written = io.take();
     assert!(
         written[3 * 65_536..4 * 65_536]
@@ -262,7 +262,7 @@ async fn a_holder_that_is_not_there_or_does_not_know_the_segment_is_given_up_at_
             "{error}"
         );
         assert!(
-            started.elapsed() < Duration::from_secs(2),
+            started.elapsed() < Duration::from_secs(10),
             "{:?}",
             started.elapsed()
         );
@@ -326,7 +326,7 @@ async fn a_silent_holder_is_given_up() {
         "{error}"
     );
     assert!(
-        started.elapsed() < Duration::from_secs(20),
+        started.elapsed() < Duration::from_secs(28),
         "{:?}",
         started.elapsed()
     );

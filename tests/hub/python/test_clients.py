@@ -11,6 +11,7 @@ import random
 import shutil
 import subprocess
 import tempfile
+import time
 import unittest
 
 from stand_in import HERE, StandIn, client, environment
@@ -237,11 +238,11 @@ class Clients(unittest.TestCase):
     def test_rate_limit(self):
         self.hub.settings(window_seconds=3, anonymous={"api": 100, "resolvers": 5, "pages": 10})
         answer = self.ask("snapshot", "org/odd", max_workers=1)
-        for _ in range(5):
-            if VERSION >= (1,) or "path" in answer:
-                break
-            # This client does not wait when it asks for a file's data; its next calls go on where it was.
-            answer = self.ask("snapshot", "org/odd", max_workers=1)
+        # The oldest client does not wait by itself; its next call, in a fresh window, goes on where it was.
+        for _ in range(0 if VERSION >= (1,) else 4):
+            if "error" in answer:
+                time.sleep(3)
+                answer = self.ask("snapshot", "org/odd", max_workers=1)
         self.assertEqual(digests(self.path(answer)), self.odd)
         refused = [request for request in self.hub.requests() if request["status"] == 429]
         self.assertTrue(refused, "the budget was used up")

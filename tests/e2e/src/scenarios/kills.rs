@@ -11,7 +11,7 @@ use rand::RngExt;
 use super::{Outcome, cold};
 use crate::files::NodeFiles;
 use crate::hub::{self, Hub, Repo};
-use crate::world::{SYSTEM, World};
+use crate::world::{APPS, SYSTEM, World};
 
 /// Size of the model and rate of the hub: a download of about eight seconds.
 const BYTES: u64 = 80_000_000;
@@ -59,7 +59,17 @@ async fn one(world: &World, hub: &Hub<'_>, name: &str, seed: u64, blow: Blow) ->
     let repository = format!("org/{name}");
     let repo = hub.add(&repository, &cold::model(BYTES, seed)).await?;
     let nodes = world.ready_nodes().await?;
-    let node = nodes[rand::rng().random_range(0..nodes.len())].clone();
+    // The stand-in hub keeps its repositories in memory: its node is left alone.
+    let hubs = world.pods(APPS, "app=hub").await?;
+    let hub_node = hubs
+        .first()
+        .and_then(|pod| pod.spec.as_ref()?.node_name.clone())
+        .context("no hub")?;
+    let others: Vec<&String> = nodes
+        .iter()
+        .filter(|node| !matches!(blow, Blow::Power) || **node != hub_node)
+        .collect();
+    let node = others[rand::rng().random_range(0..others.len())].clone();
     let reader = Reader::start(world, name, &repo, &nodes);
     world.apply(&cold::cache(name, &repository)).await?;
     // A random moment is what is asked for, so this is a sleep on purpose.

@@ -12,7 +12,7 @@ use modelcache_crds::names::ready_label;
 use super::{Outcome, cold};
 use crate::hub::{self, Hub};
 use crate::wait::until;
-use crate::world::World;
+use crate::world::{APPS, World};
 
 pub(super) async fn run(world: &World) -> Result<Outcome> {
     let hub = Hub::start(world, &[]).await?;
@@ -169,7 +169,17 @@ async fn deleted_node(world: &World, hub: &Hub<'_>) -> Result<()> {
         .await?;
     world.apply(&cold::cache("deleted", "org/deleted")).await?;
     world.ready("deleted", Duration::from_secs(60)).await?;
-    let node = world.ready_nodes().await?.pop().context("no nodes")?;
+    let hubs = world.pods(APPS, "app=hub").await?;
+    let hub_node = hubs
+        .first()
+        .and_then(|pod| pod.spec.as_ref()?.node_name.clone())
+        .context("no hub")?;
+    let node = world
+        .ready_nodes()
+        .await?
+        .into_iter()
+        .find(|node| *node != hub_node)
+        .context("no other node")?;
     world.cluster.power_cut(&node)?;
     world.kubectl(&["delete", "node", &node])?;
     let api: Api<ModelCacheNode> = Api::all(world.client.clone());

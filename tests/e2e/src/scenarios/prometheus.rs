@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use kube::ResourceExt;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Outcome, cold};
 use crate::hub::{self, Hub};
@@ -36,7 +36,7 @@ pub(super) async fn run(world: &World) -> Result<Outcome> {
         .install(&[&format!("hub.endpoint={}", hub::URL)])
         .await?;
     let directory = tempdir()?;
-    let server = Prometheus::start(&directory)?;
+    let server = Prometheus::start(&directory, &targets(world).await?)?;
     let repo = hub
         .add("org/prometheus", &cold::model(30_000_000, 9_100))
         .await?;
@@ -104,6 +104,32 @@ pub(super) async fn run(world: &World) -> Result<Outcome> {
     ]))
 }
 
+/// What Prometheus' own discovery makes of the pods' annotations; Debian builds Prometheus without that of Kubernetes.
+async fn targets(world: &World) -> Result<Value> {
+    let mut targets = Vec::new();
+    for pod in world.pods(SYSTEM, "").await? {
+        let annotations = pod.annotations();
+        if annotations.get("prometheus.io/scrape").map(String::as_str) != Some("true") {
+            continue;
+        }
+        let port = annotations
+            .get("prometheus.io/port")
+            .context("a pod without prometheus.io/port")?;
+        let ip = pod
+            .status
+            .as_ref()
+            .and_then(|status| status.pod_ip.clone())
+            .context("a pod without an address")?;
+        let node = pod
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.node_name.clone())
+            .context("a pod without a node")?;
+        targets.push(json!({"targets": [format!("{ip}:{port}")], "labels": {"node": node, "pod": pod.name_any()}}));
+    }
+    Ok(Value::Array(targets))
+}
+
 /// `promtool check metrics` has nothing to say.
 fn promtool(text: &str) -> Result<()> {
     use std::io::Write;
@@ -136,27 +162,20 @@ fn tempdir() -> Result<std::path::PathBuf> {
     Ok(directory)
 }
 
-/// A Prometheus that finds pods by their annotations, as the chart sets them.
+/// A Prometheus that scrapes the pods whose annotations, as the chart sets them, ask for it.
 struct Prometheus {
     child: Child,
     directory: std::path::PathBuf,
 }
 
 impl Prometheus {
-    fn start(directory: &std::path::Path) -> Result<Self> {
-        let kubeconfig = std::env::var("KUBECONFIG").context("KUBECONFIG is not set")?;
-        let configuration = format!(
-            "global: {{scrape_interval: 1s}}
+    fn start(directory: &std::path::Path, targets: &Value) -> Result<Self> {
+        std::fs::write(directory.join("targets.json"), targets.to_string())?;
+        let configuration = "global: {scrape_interval: 1s}
 scrape_configs:
 - job_name: pods
-  kubernetes_sd_configs: [{{role: pod, kubeconfig_file: {kubeconfig}}}]
-  relabel_configs:
-  - {{source_labels: [__meta_kubernetes_pod_annotation_prometheus_io_scrape], regex: 'true', action: keep}}
-  - {{source_labels: [__meta_kubernetes_pod_ip, __meta_kubernetes_pod_annotation_prometheus_io_port], regex: '(.+);(\\d+)', replacement: '$1:$2', target_label: __address__}}
-  - {{source_labels: [__meta_kubernetes_pod_node_name], target_label: node}}
-  - {{source_labels: [__meta_kubernetes_pod_name], target_label: pod}}
-"
-        );
+  file_sd_configs: [{files: [targets.json]}]
+";
         let file = directory.join("prometheus.yml");
         std::fs::write(&file, configuration)?;
         let log = std::fs::File::create(directory.join("log"))?;

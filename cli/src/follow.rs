@@ -16,8 +16,8 @@ use crate::view::{CacheView, Verdict};
 /// Least time between two pictures.
 const PACE: Duration = Duration::from_millis(200);
 
-/// Width where the terminal does not say.
-const WIDTH: usize = 120;
+/// Columns and lines where the terminal does not say.
+const SIZE: (usize, usize) = (120, 50);
 
 /// How the following ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,12 +178,15 @@ impl Screen {
             None => {}
             Some(Output::Json) => writeln!(out, "{}", serde_json::to_string(views)?)?,
             Some(Output::Table) if self.terminal => {
-                let text = table::cut(&table::render(views), width());
+                let (width, height) = terminal();
+                let lines = table::fit(&table::render(views), width, height);
                 if self.drawn > 0 {
                     write!(out, "\x1b[{}A\x1b[J", self.drawn)?;
                 }
-                out.write_all(text.as_bytes())?;
-                self.drawn = text.lines().count();
+                for line in &lines {
+                    writeln!(out, "{line}")?;
+                }
+                self.drawn = lines.len();
             }
             Some(Output::Table) => {
                 for line in self.steps.lines(views) {
@@ -208,6 +211,9 @@ impl Screen {
     }
 }
 
-fn width() -> usize {
-    terminal_size::terminal_size().map_or(WIDTH, |(width, _)| usize::from(width.0))
+/// Columns and lines of the terminal.
+fn terminal() -> (usize, usize) {
+    terminal_size::terminal_size().map_or(SIZE, |(width, height)| {
+        (usize::from(width.0), usize::from(height.0))
+    })
 }

@@ -138,18 +138,30 @@ fn aligned<const N: usize>(rows: &[[String; N]]) -> Vec<String> {
         .collect()
 }
 
-/// Every line cut to the terminal's width, so that each takes one row and can be drawn over.
-pub(crate) fn cut(text: &str, width: usize) -> String {
-    text.lines()
-        .map(|line| {
-            if line.chars().count() <= width {
-                format!("{line}\n")
-            } else {
-                let kept: String = line.chars().take(width.saturating_sub(1)).collect();
-                format!("{kept}…\n")
-            }
-        })
-        .collect()
+/// What fits the terminal: lines cut to its width and, where there are too many for its height, the first ones only, so
+/// that the whole can be drawn over.
+pub(crate) fn fit(text: &str, width: usize, height: usize) -> Vec<String> {
+    let mut lines: Vec<String> = text.lines().map(|line| cut(line, width)).collect();
+    // The line below the picture, where the cursor rests, is a line too.
+    let room = height.saturating_sub(1).max(1);
+    if lines.len() > room {
+        let hidden = lines.len() - (room - 1);
+        lines.truncate(room - 1);
+        lines.push(cut(
+            &format!("… {hidden} more lines; all of them: kubectl modelcache status"),
+            width,
+        ));
+    }
+    lines
+}
+
+fn cut(line: &str, width: usize) -> String {
+    if line.chars().count() <= width {
+        line.to_owned()
+    } else {
+        let kept: String = line.chars().take(width.saturating_sub(1)).collect();
+        format!("{kept}…")
+    }
 }
 
 #[cfg(test)]
@@ -208,8 +220,13 @@ demo  Downloading  (1/2 nodes, 91 MB, 1.02 copies from the hub)
     }
 
     #[test]
-    fn lines_are_cut_by_characters() {
-        assert_eq!(cut("ab\n░░░░\n", 3), "ab\n░░…\n");
-        assert_eq!(cut("abc", 3), "abc\n");
+    fn what_is_drawn_fits_the_terminal() {
+        assert_eq!(fit("ab\n░░░░\n", 3, 10), ["ab", "░░…"]);
+        assert_eq!(fit("abc", 3, 10), ["abc"]);
+        assert_eq!(fit("1\n2\n3\n", 80, 4), ["1", "2", "3"]);
+        let lines = fit("1\n2\n3\n4\n", 80, 4);
+        assert_eq!(lines.len(), 3);
+        assert!(lines[2].starts_with("… 2 more lines"), "{lines:?}");
+        assert_eq!(fit("1\n2\n", 80, 0).len(), 1);
     }
 }

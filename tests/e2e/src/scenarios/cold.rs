@@ -59,10 +59,12 @@ pub(super) async fn run(world: &World) -> Result<Outcome> {
     world
         .install(&[&format!("hub.endpoint={}", hub::URL)])
         .await?;
-    measure(world, &hub, "cold", "org/cold").await
+    measure(world, &hub, "cold").await
 }
 
-async fn measure(world: &World, hub: &Hub<'_>, name: &str, repository: &str) -> Result<Outcome> {
+async fn measure(world: &World, hub: &Hub<'_>, name: &str) -> Result<Outcome> {
+    // The agents' counters go on from one run to the next.
+    let repository = &format!("org/{name}-{}", fresh(0));
     let nodes = world.ready_nodes().await?.len();
     let repo = hub.add(repository, &model(200 * MEGABYTE, 1)).await?;
     let writes = StatusWrites::watch(world);
@@ -177,7 +179,7 @@ pub(super) async fn five(world: &World) -> Result<Outcome> {
     world
         .install(&[&format!("hub.endpoint={}", hub::URL)])
         .await?;
-    let outcome = measure(world, &hub, "five", "org/five").await;
+    let outcome = measure(world, &hub, "five").await;
     for node in added {
         world.remove_node(&node).await?;
     }

@@ -37,17 +37,19 @@ pub(super) async fn run(world: &World) -> Result<Outcome> {
         .await?;
     let directory = tempdir()?;
     let server = Prometheus::start(&directory, &targets(world).await?)?;
+    // The agents' counters go on from one run to the next.
+    let repository = format!("org/prometheus-{}", cold::fresh(0));
     let repo = hub
-        .add("org/prometheus", &cold::model(30_000_000, 9_100))
+        .add(&repository, &cold::model(30_000_000, 9_100))
         .await?;
-    world
-        .apply(&cold::cache("prometheus", "org/prometheus"))
-        .await?;
+    world.apply(&cold::cache("prometheus", &repository)).await?;
     world.ready("prometheus", Duration::from_secs(60)).await?;
 
     let nodes = world.ready_nodes().await?.len();
     let total = repo.content_bytes();
-    let query = "sum by (node, model) (modelcache_agent_origin_received_bytes_total{model=\"org/prometheus\"})";
+    let query = &format!(
+        "sum by (node, model) (modelcache_agent_origin_received_bytes_total{{model=\"{repository}\"}})"
+    );
     until(
         "Prometheus to know every byte from the hub",
         Duration::from_secs(40),
@@ -69,9 +71,9 @@ pub(super) async fn run(world: &World) -> Result<Outcome> {
         },
     )
     .await?;
-    let peers = server.query(
-        "sum by (node) (modelcache_agent_peer_received_bytes_total{model=\"org/prometheus\"})",
-    )?;
+    let peers = server.query(&format!(
+        "sum by (node) (modelcache_agent_peer_received_bytes_total{{model=\"{repository}\"}})"
+    ))?;
     let sum: f64 = peers.iter().map(|(_, value)| value).sum();
     #[expect(
         clippy::cast_precision_loss,

@@ -94,7 +94,7 @@ impl<'a> Hub<'a> {
         )
         .await?;
         world.apply(&manifest).await?;
-        until("the hub to be ready", Duration::from_secs(60), || async {
+        until("the hub to be ready", Duration::from_mins(1), || async {
             if world.pods(APPS, "app=hub").await?.iter().any(is_ready) {
                 Ok(())
             } else {

@@ -47,10 +47,14 @@ impl Reading {
     }
 }
 
-/// The manifest of a DaemonSet whose pods mount `claim` of their namespace and compute an embedding of `repository`.
+/// The manifest of a `DaemonSet` whose pods mount `claim` of their namespace and compute an embedding of `repository`.
 #[must_use]
 pub fn readers(world: &World, namespace: &str, claim: &str, repository: &str) -> String {
-    let script: String = SCRIPT.lines().map(|line| format!("    {line}\n")).collect();
+    let script = SCRIPT
+        .lines()
+        .map(|line| format!("    {line}"))
+        .collect::<Vec<_>>()
+        .join("\n");
     let config = format!(
         "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: reader-script, namespace: {namespace}}}\ndata:\n  embed.py: |\n{script}"
     );

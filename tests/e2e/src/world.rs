@@ -1,5 +1,6 @@
 //! A cluster with ModelCache installed in it.
 
+use std::fmt::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -107,7 +108,7 @@ impl World {
         }
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         self.helm(&arguments)?;
-        self.agents_ready(Duration::from_secs(120)).await
+        self.agents_ready(Duration::from_mins(2)).await
     }
 
     /// Runs helm; its output, or an error with what it said.
@@ -203,7 +204,7 @@ impl World {
             .find(|name| !there.contains(name))
             .context("the rig has nine nodes at most")?;
         self.cluster.boot(&node)?;
-        self.node_ready(&node, Duration::from_secs(60)).await?;
+        self.node_ready(&node, Duration::from_mins(1)).await?;
         Ok(node)
     }
 
@@ -255,7 +256,7 @@ impl World {
         );
         self.apply(&pod).await?;
         let api: Api<Pod> = Api::namespaced(self.client.clone(), APPS);
-        until(format!("pod {name}"), Duration::from_secs(60), || async {
+        until(format!("pod {name}"), Duration::from_mins(1), || async {
             if is_ready(&api.get(&name).await?) {
                 Ok(())
             } else {
@@ -274,7 +275,7 @@ impl World {
             let log = self
                 .kubectl(&["-n", SYSTEM, "logs", &name, "--tail=15"])
                 .unwrap_or_else(|error| format!("{error:#}"));
-            text += &format!("--- {name}\n{log}\n");
+            _ = writeln!(text, "--- {name}\n{log}");
         }
         Ok(text)
     }

@@ -143,7 +143,7 @@ async fn run(world: &World, arguments: &Arguments, reference: &Reading) -> Resul
         }
     }
     let readings = world
-        .readings(NAMESPACE, nodes.len(), Duration::from_secs(120))
+        .readings(NAMESPACE, nodes.len(), Duration::from_mins(2))
         .await?;
     let pods_seconds = began.elapsed().as_secs_f64();
     finish(
@@ -280,7 +280,7 @@ async fn progress(world: &World, nodes: usize, began: Instant) -> Result<f64> {
         {
             return Ok(began.elapsed().as_secs_f64());
         }
-        if began.elapsed() > Duration::from_secs(900) {
+        if began.elapsed() > Duration::from_mins(15) {
             bail!(
                 "not every node was ready after 15 minutes:\n{}",
                 world.describe_nodes().await?

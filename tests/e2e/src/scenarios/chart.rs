@@ -17,11 +17,11 @@ pub(super) async fn run(world: &World) -> Result<Outcome> {
         .add("org/chart", &cold::model(20_000_000, 9_000))
         .await?;
     world.apply(&cold::cache("chart", "org/chart")).await?;
-    world.ready("chart", Duration::from_secs(60)).await?;
+    world.ready("chart", Duration::from_mins(1)).await?;
     let fetched = hub.content_bytes("org/chart").await?;
 
     world.install(&[&endpoint, "logLevel=debug"]).await?;
-    world.ready("chart", Duration::from_secs(60)).await?;
+    world.ready("chart", Duration::from_mins(1)).await?;
     world.helm(&[
         "rollback",
         RELEASE,
@@ -31,8 +31,8 @@ pub(super) async fn run(world: &World) -> Result<Outcome> {
         "--timeout",
         "90s",
     ])?;
-    world.agents_ready(Duration::from_secs(60)).await?;
-    world.ready("chart", Duration::from_secs(60)).await?;
+    world.agents_ready(Duration::from_mins(1)).await?;
+    world.ready("chart", Duration::from_mins(1)).await?;
 
     world.helm(&[
         "uninstall",

@@ -70,7 +70,7 @@ async fn measure(world: &World, hub: &Hub<'_>, name: &str) -> Result<Outcome> {
     let writes = StatusWrites::watch(world);
     let began = Instant::now();
     world.apply(&cache(name, repository)).await?;
-    let status = world.ready(name, Duration::from_secs(180)).await?;
+    let status = world.ready(name, Duration::from_mins(3)).await?;
     let seconds = began.elapsed().as_secs_f64();
     ensure!(
         status.ready == format!("{nodes}/{nodes}"),
@@ -136,7 +136,7 @@ pub(super) async fn hub_off(world: &World) -> Result<Outcome> {
     let total = repo.content_bytes();
     crate::wait::until(
         "one copy to have left the hub",
-        Duration::from_secs(120),
+        Duration::from_mins(2),
         || async {
             let sent = hub.content_bytes(repository).await?;
             ensure!(sent >= total, "{sent} of {total}");
@@ -145,7 +145,7 @@ pub(super) async fn hub_off(world: &World) -> Result<Outcome> {
     )
     .await?;
     hub.off().await?;
-    world.ready("hub-off", Duration::from_secs(120)).await?;
+    world.ready("hub-off", Duration::from_mins(2)).await?;
     if !world.cluster.is_rig() {
         world.check_files("hub-off", &repo).await?;
         return Ok(Outcome::Done(vec![

@@ -1,6 +1,7 @@
 //! The gate: a pod that wants a model waits for a node that holds it.
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -37,7 +38,7 @@ pub(super) async fn run(world: &World, thorough: bool) -> Result<Outcome> {
         late * 5 <= tries,
         "{late} of {tries} pods were held up by the node authorizer"
     );
-    writing_is_refused(world).await?;
+    writing_is_refused(world)?;
     pods_outlive_us(world).await?;
     Ok(Outcome::Done(vec![format!(
         "{tries} tries, slowest start {:.1} s after the node was ready",
@@ -62,9 +63,14 @@ async fn one_batch(world: &World, hub: &Hub<'_>, batch: usize) -> Result<(Durati
             ],
         )
         .await?;
-        models +=
-            &format!("  - name: m{i}\n    source: {{huggingFace: {{repository: {repository}}}}}\n");
-        claims += &format!("  - {{namespace: {APPS}, name: {name}-m{i}, model: m{i}}}\n");
+        _ = writeln!(
+            models,
+            "  - name: m{i}\n    source: {{huggingFace: {{repository: {repository}}}}}"
+        );
+        _ = writeln!(
+            claims,
+            "  - {{namespace: {APPS}, name: {name}-m{i}, model: m{i}}}"
+        );
     }
     hub.rate(Some(rand::rng().random_range(4_000_000..20_000_000)))
         .await?;
@@ -101,7 +107,7 @@ async fn watch_batch(world: &World, name: &str) -> Result<(Duration, usize)> {
     let nodes: Api<Node> = Api::all(world.client.clone());
     let mut labelled: BTreeMap<String, Instant> = BTreeMap::new();
     let mut running: BTreeMap<String, Duration> = BTreeMap::new();
-    let deadline = Instant::now() + Duration::from_secs(120);
+    let deadline = Instant::now() + Duration::from_mins(2);
     while running.len() < BATCH {
         ensure!(
             Instant::now() < deadline,
@@ -196,7 +202,7 @@ spec:
     )
 }
 
-async fn writing_is_refused(world: &World) -> Result<()> {
+fn writing_is_refused(world: &World) -> Result<()> {
     for script in [
         "echo x > /model/files/config.json",
         "touch /model/new",
@@ -237,7 +243,7 @@ async fn pods_outlive_us(world: &World) -> Result<()> {
     world.kubectl(&["-n", SYSTEM, "patch", &agent, "--type=merge", "-p", none])?;
     until(
         "operator and agents to be gone",
-        Duration::from_secs(60),
+        Duration::from_mins(1),
         || async {
             match world.pods(SYSTEM, "").await?.len() {
                 0 => Ok(()),
@@ -280,5 +286,5 @@ async fn pods_outlive_us(world: &World) -> Result<()> {
         everywhere,
     ])?;
     world.kubectl(&["-n", SYSTEM, "scale", &operator, "--replicas=1"])?;
-    world.agents_ready(Duration::from_secs(60)).await
+    world.agents_ready(Duration::from_mins(1)).await
 }

@@ -109,7 +109,7 @@ pub(super) async fn run(world: &World) -> Result<Outcome> {
                 "Resolved",
                 "False",
                 case.reason,
-                Duration::from_secs(60),
+                Duration::from_mins(1),
             )
             .await
             .with_context(|| format!("case {}", case.name))?;
@@ -168,7 +168,7 @@ async fn event(world: &World, cache: &str, reason: &str) -> Result<()> {
 async fn unharmed(world: &World, cache: &str) -> Result<()> {
     until(
         format!("the good model of {cache}"),
-        Duration::from_secs(60),
+        Duration::from_mins(1),
         || async {
             let status = world.status(cache).await?;
             let good = status
@@ -252,7 +252,7 @@ async fn wrong_bytes(world: &World, hub: &Hub<'_>) -> Result<()> {
         .await?;
     until(
         "a node to report HashMismatch",
-        Duration::from_secs(60),
+        Duration::from_mins(1),
         || async {
             let statuses = world.node_statuses("wrong").await?;
             let found = statuses
@@ -293,7 +293,7 @@ async fn wrong_bytes(world: &World, hub: &Hub<'_>) -> Result<()> {
     ensure!(requests < 300, "{requests} requests: that is no back-off");
     unharmed(world, "wrong").await?;
     hub.heal().await?;
-    world.ready("wrong", Duration::from_secs(120)).await?;
+    world.ready("wrong", Duration::from_mins(2)).await?;
     Ok(())
 }
 
@@ -312,7 +312,7 @@ async fn too_large(world: &World, hub: &Hub<'_>) -> Result<()> {
         .await?;
     until(
         "every node to refuse the model",
-        Duration::from_secs(60),
+        Duration::from_mins(1),
         || async {
             let statuses = world.node_statuses("huge").await?;
             let refused: Vec<_> = statuses
@@ -355,7 +355,7 @@ async fn right_token(world: &World) -> Result<()> {
             "repository: org/gated, tokenSecret: {name: right-token}",
         ))
         .await?;
-    world.ready("right-token", Duration::from_secs(60)).await?;
+    world.ready("right-token", Duration::from_mins(1)).await?;
     Ok(())
 }
 

@@ -89,11 +89,11 @@ async fn one(world: &World, hub: &Hub<'_>, name: &str, seed: u64, blow: Blow) ->
         Blow::Power => {
             world.cluster.power_cut(&node)?;
             world.cluster.boot(&node)?;
-            world.node_ready(&node, Duration::from_secs(60)).await?;
+            world.node_ready(&node, Duration::from_mins(1)).await?;
         }
     }
     world.agents_ready(Duration::from_secs(90)).await?;
-    world.ready(name, Duration::from_secs(120)).await?;
+    world.ready(name, Duration::from_mins(2)).await?;
     world.check_files(name, &repo).await?;
     let looks = reader.finish()?;
     world.delete_cache(name).await?;

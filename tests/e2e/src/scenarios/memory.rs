@@ -43,7 +43,7 @@ pub(super) async fn run(world: &World) -> Result<Outcome> {
         )
         .await?;
     world.apply(&cold::cache("large", "org/large")).await?;
-    world.ready("large", Duration::from_secs(300)).await?;
+    world.ready("large", Duration::from_mins(5)).await?;
     world.check_files("large", &repo).await?;
     let mut agents = 0;
     for node in world.ready_nodes().await? {

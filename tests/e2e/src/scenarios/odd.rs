@@ -88,7 +88,7 @@ pub(super) async fn run(world: &World) -> Result<Outcome> {
     let mut copies = Vec::new();
     for (name, repo) in &repos {
         world
-            .ready(name, Duration::from_secs(180))
+            .ready(name, Duration::from_mins(3))
             .await
             .with_context(|| format!("model {name}"))?;
         world.check_files(name, repo).await?;

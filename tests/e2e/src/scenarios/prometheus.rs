@@ -36,14 +36,14 @@ pub(super) async fn run(world: &World) -> Result<Outcome> {
         .install(&[&format!("hub.endpoint={}", hub::URL)])
         .await?;
     let directory = tempdir()?;
-    let server = Prometheus::start(&directory, &targets(world).await?)?;
+    let _server = Prometheus::start(&directory, &targets(world).await?)?;
     // The agents' counters go on from one run to the next.
     let repository = format!("org/prometheus-{}", cold::fresh(0));
     let repo = hub
         .add(&repository, &cold::model(30_000_000, 9_100))
         .await?;
     world.apply(&cold::cache("prometheus", &repository)).await?;
-    world.ready("prometheus", Duration::from_secs(60)).await?;
+    world.ready("prometheus", Duration::from_mins(1)).await?;
 
     let nodes = world.ready_nodes().await?.len();
     let total = repo.content_bytes();
@@ -54,7 +54,7 @@ pub(super) async fn run(world: &World) -> Result<Outcome> {
         "Prometheus to know every byte from the hub",
         Duration::from_secs(40),
         || async {
-            let rows = server.query(query)?;
+            let rows = Prometheus::query(query)?;
             ensure!(rows.len() == nodes, "{} of {nodes} nodes", rows.len());
             ensure!(
                 rows.iter().all(|(labels, _)| labels["node"].is_string()),
@@ -71,7 +71,7 @@ pub(super) async fn run(world: &World) -> Result<Outcome> {
         },
     )
     .await?;
-    let peers = server.query(&format!(
+    let peers = Prometheus::query(&format!(
         "sum by (node) (modelcache_agent_peer_received_bytes_total{{model=\"{repository}\"}})"
     ))?;
     let sum: f64 = peers.iter().map(|(_, value)| value).sum();
@@ -90,7 +90,10 @@ pub(super) async fn run(world: &World) -> Result<Outcome> {
             .is_empty(),
         "the operator is not scraped"
     );
-    ensure!(server.query("up == 0")?.is_empty(), "some target is down");
+    ensure!(
+        Prometheus::query("up == 0")?.is_empty(),
+        "some target is down"
+    );
 
     for pod in world.pods(SYSTEM, "").await? {
         let port = if pod.name_any().contains("operator") {
@@ -199,7 +202,7 @@ scrape_configs:
     }
 
     /// An instant query: labels and value of each row.
-    fn query(&self, query: &str) -> Result<Vec<(Value, f64)>> {
+    fn query(query: &str) -> Result<Vec<(Value, f64)>> {
         let output = Command::new("curl")
             .args([
                 "-sS",

@@ -65,7 +65,7 @@ async fn malformed(world: &World, hub: &Hub<'_>) -> Result<()> {
         .add("org/beside", &cold::model(3_000_000, 9_200))
         .await?;
     world.apply(&cold::cache("beside", "org/beside")).await?;
-    let ready = world.ready("beside", Duration::from_secs(60)).await;
+    let ready = world.ready("beside", Duration::from_mins(1)).await;
     world.kubectl(&["delete", "mc", "malformed"])?;
     let original: serde_json::Value = serde_json::from_str(&before)?;
     let back = serde_json::json!([{
@@ -87,7 +87,7 @@ async fn labels(world: &World, hub: &Hub<'_>) -> Result<()> {
     world
         .apply(&(cold::cache("labels", "org/labels") + pool))
         .await?;
-    world.ready("labels", Duration::from_secs(60)).await?;
+    world.ready("labels", Duration::from_mins(1)).await?;
     ensure!(
         world.node_statuses("labels").await?.len() == 1,
         "a node that was not chosen holds it"
@@ -95,7 +95,7 @@ async fn labels(world: &World, hub: &Hub<'_>) -> Result<()> {
 
     world.kubectl(&["label", "node", &nodes[1], "e2e=chosen", "--overwrite"])?;
     world
-        .ready_on("labels", &nodes[1], Duration::from_secs(60))
+        .ready_on("labels", &nodes[1], Duration::from_mins(1))
         .await?;
     let label = ready_label("labels", "model");
     let api: Api<Node> = Api::all(world.client.clone());
@@ -154,11 +154,11 @@ async fn api_server(world: &World, hub: &Hub<'_>) -> Result<()> {
     .await?;
     world.cluster.stop_api_server()?;
     world.cluster.start_api_server()?;
-    until("the API server", Duration::from_secs(60), || async {
+    until("the API server", Duration::from_mins(1), || async {
         world.ready_nodes().await.map(|_| ())
     })
     .await?;
-    world.ready("api", Duration::from_secs(120)).await?;
+    world.ready("api", Duration::from_mins(2)).await?;
     hub.rate(None).await?;
     world.check_files("api", &repo).await
 }
@@ -168,7 +168,7 @@ async fn deleted_node(world: &World, hub: &Hub<'_>) -> Result<()> {
     hub.add("org/deleted", &cold::model(3_000_000, 9_230))
         .await?;
     world.apply(&cold::cache("deleted", "org/deleted")).await?;
-    world.ready("deleted", Duration::from_secs(60)).await?;
+    world.ready("deleted", Duration::from_mins(1)).await?;
     let hubs = world.pods(APPS, "app=hub").await?;
     let hub_node = hubs
         .first()
@@ -185,7 +185,7 @@ async fn deleted_node(world: &World, hub: &Hub<'_>) -> Result<()> {
     let api: Api<ModelCacheNode> = Api::all(world.client.clone());
     until(
         "its ModelCacheNode to go",
-        Duration::from_secs(60),
+        Duration::from_mins(1),
         || async {
             match api.get_opt(&node).await? {
                 None => Ok(()),
@@ -197,9 +197,9 @@ async fn deleted_node(world: &World, hub: &Hub<'_>) -> Result<()> {
         },
     )
     .await?;
-    world.ready("deleted", Duration::from_secs(60)).await?;
+    world.ready("deleted", Duration::from_mins(1)).await?;
     world.cluster.boot(&node)?;
-    world.node_ready(&node, Duration::from_secs(60)).await?;
+    world.node_ready(&node, Duration::from_mins(1)).await?;
     world
         .ready_on("deleted", &node, Duration::from_secs(90))
         .await

@@ -85,9 +85,7 @@ pub(super) async fn run(world: &World) -> Result<Outcome> {
         "{sum} bytes from peers, expected about {expected}"
     );
     ensure!(
-        !server
-            .query("modelcache_operator_reconcile_passes_total")?
-            .is_empty(),
+        !Prometheus::query("modelcache_operator_reconcile_passes_total")?.is_empty(),
         "the operator is not scraped"
     );
     ensure!(

@@ -1,5 +1,6 @@
 //! The program `modelcache-agent`.
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -47,11 +48,14 @@ fn start(command: Command) -> Result<(), Box<dyn std::error::Error>> {
 }
 
 fn log_to_stderr(format: LogFormat) {
-    // librqbit tells of every torrent and connection; its warnings about peers that went are our reports of takes.
-    let filter = EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| EnvFilter::new("info,librqbit=error,librqbit_core=error"));
+    // What librqbit warns of, peers that went, is in our reports of takes; what the Kubernetes client calls an error is in
+    // our warnings.
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| {
+        EnvFilter::new("info,librqbit=error,librqbit_core=error,kube_client=off")
+    });
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     match format {
         LogFormat::Text => log.init(),

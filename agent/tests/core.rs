@@ -1,5 +1,14 @@
 //! Agents without Kubernetes: real transfers between cores in one process, a hub and a simple coordinator.
-#![allow(missing_docs, clippy::cast_possible_truncation, clippy::cast_lossless)]
+#![allow(
+    missing_docs,
+    dead_code,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::match_wild_err_arm,
+    clippy::duration_suboptimal_units,
+    clippy::cast_possible_truncation,
+    clippy::cast_lossless
+)]
 
 mod support;
 
@@ -256,7 +265,7 @@ async fn a_published_file_that_was_cut_short_is_fetched_again() {
     let coordinator = Coordinator::start(hub.access());
     let cache = tempfile::tempdir().unwrap();
     let snapshot = model.snapshot("odd");
-    let wish = intent(&[snapshot.clone()]);
+    let wish = intent(std::slice::from_ref(&snapshot));
     let mut agent = Agent::start("node", cache.path(), &coordinator, wish.clone()).await;
     agent.until_ready().await;
     agent.stop().await;

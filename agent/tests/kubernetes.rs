@@ -8,7 +8,9 @@
     clippy::match_wild_err_arm,
     clippy::cast_possible_truncation,
     clippy::cast_possible_wrap,
-    clippy::cast_lossless
+    clippy::cast_lossless,
+    clippy::similar_names,
+    clippy::duration_suboptimal_units
 )]
 
 mod support;

@@ -2,11 +2,13 @@
 //! may use.
 #![allow(
     missing_docs,
+    clippy::duration_suboptimal_units,
     dead_code,
     clippy::unwrap_used,
     clippy::panic,
     clippy::match_wild_err_arm,
-    clippy::cast_possible_truncation
+    clippy::cast_possible_truncation,
+    clippy::cast_lossless
 )]
 
 mod support;

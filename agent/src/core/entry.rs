@@ -1,12 +1,13 @@
 //! One wanted snapshot: carries out what its state machine says and feeds it what came of it.
 
+mod tasks;
+mod view;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
 use jiff::Timestamp;
-use modelcache_crds::model_cache::SourcePolicy;
-use modelcache_crds::model_cache_node::Phase;
 use modelcache_swarm::coordination::{AgentMessage, Held, OriginAccess};
 use modelcache_swarm::origin::OriginClient;
 use modelcache_swarm::segment::BlobId;
@@ -17,12 +18,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::failure::{Blame, Failure, of_store};
-use super::transfer::{Neighbours, Order, Outcome, Transfer};
-use super::{Context, Event, Link, ORDER_PATIENCE, Outlook, time_of};
+use super::transfer::{Order, Outcome, Transfer};
+use super::{Context, Link};
 use crate::intent::Wanted;
-use crate::reasons;
-use crate::state::{Problem, SnapshotState};
-use crate::work::{Action, Input, Stage, Step, Work};
+use crate::work::{Action, Input, Step, Work};
 
 /// What a task of a snapshot sends back.
 pub(super) enum Done {
@@ -212,14 +211,6 @@ impl Entry {
             },
         );
         self.feed(context, link, Input::Started);
-    }
-
-    fn neighbours(&self, context: &Arc<Context>) -> Option<Neighbours> {
-        let send = self.sender(context);
-        self.has_neighbours.then(|| Neighbours {
-            turn: self.adopting.clone(),
-            adopted: Box::new(move |held| send(Done::Adopted(held))),
-        })
     }
 
     /// Whether other snapshots are wanted on this node too, which may bring bytes of this one.
@@ -491,24 +482,6 @@ impl Entry {
         }
     }
 
-    /// Looks for bytes that other snapshots of this node brought.
-    fn adopt(&self, context: &Arc<Context>) {
-        let (Some(store), Some(neighbours)) = (self.store.clone(), self.neighbours(context)) else {
-            return;
-        };
-        self.tasks.spawn(async move {
-            let _turn = neighbours.turn.lock().await;
-            match tokio::task::spawn_blocking(move || store.adopt()).await {
-                // Also when there is nothing new: another snapshot may have verified what is shared.
-                Ok(Ok(held)) => (neighbours.adopted)(held),
-                Ok(Err(error)) => {
-                    tracing::warn!(%error, "cannot look for bytes of other snapshots");
-                }
-                Err(_) => {}
-            }
-        });
-    }
-
     /// Feeds the state machine and carries out what it says.
     fn feed(&mut self, context: &Arc<Context>, link: &Link, input: Input) {
         for action in self.work.next(Instant::now(), input) {
@@ -542,149 +515,5 @@ impl Entry {
                 }),
             }
         }
-    }
-
-    fn open(&mut self, context: &Arc<Context>, previous: Option<TaskTracker>) {
-        let send = self.sender(context);
-        let snapshot = self.snapshot.clone();
-        let store = context.store.clone();
-        self.tasks.spawn(async move {
-            if let Some(previous) = previous {
-                previous.close();
-                previous.wait().await;
-            }
-            let opened = tokio::task::spawn_blocking(move || {
-                let store = store.snapshot(snapshot)?;
-                store.adopt()?;
-                let held = store.held();
-                Ok((store, held))
-            });
-            if let Ok(opened) = opened.await {
-                send(Done::Opened(opened));
-            }
-        });
-    }
-
-    fn verify(&self, context: &Arc<Context>) {
-        let Some(store) = self.store.clone() else {
-            return;
-        };
-        let send = self.sender(context);
-        let context = context.clone();
-        self.tasks.spawn(async move {
-            let Ok(_slot) = context.hash_slots.acquire().await else {
-                return;
-            };
-            let verified = tokio::task::spawn_blocking(move || store.verify());
-            if let Ok(verified) = verified.await {
-                send(Done::Verified(verified));
-            }
-        });
-    }
-
-    fn run_blocking(
-        &self,
-        context: &Arc<Context>,
-        work: impl FnOnce(&Context, &SnapshotStore) -> Done + Send + 'static,
-    ) {
-        let Some(store) = self.store.clone() else {
-            return;
-        };
-        let send = self.sender(context);
-        let context = context.clone();
-        self.tasks
-            .spawn_blocking(move || send(work(&context, &store)));
-    }
-
-    /// Sends back what came of a task of this opening.
-    fn sender(&self, context: &Arc<Context>) -> impl Fn(Done) + Send + Sync + 'static {
-        let results = context.results.clone();
-        let name = self.snapshot.name.clone();
-        let epoch = self.epoch;
-        move |done| {
-            // The loop is gone only when the agent stops.
-            let _ = results.send(Event::Snapshot {
-                name: name.clone(),
-                epoch,
-                done,
-            });
-        }
-    }
-
-    pub(super) fn phase(&self, now: Instant) -> (Phase, Option<&'static str>) {
-        let (phase, fault) = self.work.view(now);
-        (phase, fault.map(|fault| fault.reason))
-    }
-
-    /// Everything about it for the outside.
-    pub(super) fn state(&mut self, now: Instant, outlook: &Outlook) -> SnapshotState {
-        if let Some(store) = &self.store {
-            self.progress = store.progress();
-        }
-        let retry_at = self.work.view(now).1.and_then(|fault| fault.retry_at);
-        self.retry = retry_at.map(|moment| match self.retry {
-            Some((same, time)) if same == moment => (moment, time),
-            _ => (moment, time_of(now, moment)),
-        });
-        let (phase, fault) = self.work.view(now);
-        let problem = match fault {
-            Some(fault) => Some(Problem {
-                reason: fault.reason,
-                message: fault.message.clone(),
-                retry_at: self.retry.map(|(_, time)| time),
-            }),
-            None => self.quiet(now, outlook),
-        };
-        SnapshotState {
-            name: self.wanted.name.clone(),
-            repository: Some(self.snapshot.repository.clone()),
-            models: self.wanted.models.clone(),
-            phase,
-            size_bytes: self.progress.size_bytes,
-            held_bytes: self.progress.held_bytes,
-            origin_bytes: self.progress.origin_bytes,
-            peer_bytes: self.progress.peer_bytes,
-            problem,
-            verified_at: self.verified_at.filter(|_| phase == Phase::Ready),
-            fresh: self.fresh,
-        }
-    }
-
-    /// Why nothing comes in although nothing failed here.
-    fn quiet(&self, now: Instant, outlook: &Outlook) -> Option<Problem> {
-        let full = self
-            .store
-            .as_ref()
-            .is_some_and(|store| store.segments().len() == self.held.len());
-        if self.work.stage() != Stage::Filling || full || !self.running.is_empty() {
-            return None;
-        }
-        let (reason, message) = if outlook.alone {
-            (
-                reasons::NO_COORDINATOR,
-                "no connection to the operator's coordinator, which says where to get what is missing; the agent keeps trying; check that the operator runs and that this node can reach its Service",
-            )
-        } else if outlook.connected_for? >= ORDER_PATIENCE
-            && now.saturating_duration_since(self.last_order) >= ORDER_PATIENCE
-        {
-            match self.wanted.source {
-                SourcePolicy::PeersOnly => (
-                    reasons::WAITING_FOR_PEERS,
-                    "no other node has what is missing, and the policy PeersOnly keeps this one from the hub; let one node have the model or change spec.source of the ModelCache",
-                ),
-                SourcePolicy::PeersFirst => (
-                    reasons::WAITING_FOR_PEERS,
-                    "waiting for other nodes to fetch what is missing, or for a turn at the hub, which is left alone for a while after errors; the status of the other nodes says which",
-                ),
-                SourcePolicy::OriginOnly => return None,
-            }
-        } else {
-            return None;
-        };
-        Some(Problem {
-            reason,
-            message: message.to_owned(),
-            retry_at: None,
-        })
     }
 }

@@ -26,6 +26,9 @@ struct State {
     said: Vec<(String, AgentMessage)>,
 }
 
+/// Name, address and what it holds.
+type Holder = (String, SocketAddr, Held);
+
 struct Agent {
     address: SocketAddr,
     orders: mpsc::Sender<LinkEvent>,
@@ -204,7 +207,7 @@ impl State {
     }
 
     async fn give(&mut self) {
-        let mut holders: BTreeMap<(String, u32), Vec<(String, SocketAddr, Held)>> = BTreeMap::new();
+        let mut holders: BTreeMap<(String, u32), Vec<Holder>> = BTreeMap::new();
         let mut fetching: BTreeSet<(String, u32)> = BTreeSet::new();
         for (node, agent) in &self.agents {
             for (snapshot, tracked) in &agent.tracks {

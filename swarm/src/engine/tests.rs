@@ -152,6 +152,13 @@ async fn segments_of_many_shapes_arrive_whole() {
         assert!(io.take() == bytes, "{len} bytes in pieces of {piece_bytes}");
         assert!(io.checked_once());
         assert_eq!(reported.load(Ordering::Relaxed), len as u64);
+        // The receiver may be done before the holder has counted.
+        for _ in 0..500 {
+            if sent.load(Ordering::Relaxed) == len as u64 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
         assert_eq!(sent.load(Ordering::Relaxed), len as u64);
     }
 }

@@ -11,7 +11,7 @@ use crate::source::{ListingError, OBJECT_MAX_BYTES, Source};
 /// The hub is asked again after at most so long when the fault may pass by itself.
 const LONGEST_TRANSIENT: Duration = Duration::from_mins(1);
 /// The same for a fault that a person has to remove, at the hub or in the spec.
-const LONGEST_PERSON: Duration = Duration::from_mins(2);
+const LONGEST_PERSON: Duration = Duration::from_mins(1);
 /// The same for a Secret, which costs nothing to look for.
 const LONGEST_SECRET: Duration = Duration::from_secs(15);
 /// A hub that wants to be left alone for longer is asked all the same.

@@ -1,5 +1,6 @@
 //! Puts the parts together and keeps them running until the process is told to stop.
 
+use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -191,8 +192,14 @@ fn start_log(directives: &str, format: LogFormat) -> Result<(), RunError> {
         directives: directives.to_owned(),
         source,
     })?;
+    // It tells as errors what is tried again, and what we tell ourselves when it fails for good.
+    let filter = match "kube_client::client::builder=off".parse() {
+        Ok(directive) => filter.add_directive(directive),
+        Err(_) => filter,
+    };
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     match format {
         LogFormat::Text => log.init(),
@@ -250,7 +257,8 @@ async fn await_definitions(client: &Client, stop: &CancellationToken) -> bool {
         };
         let problem = match tokio::time::timeout(CRD_TIMEOUT, look).await {
             Ok(Ok(())) => return true,
-            Ok(Err(kube::Error::Api(status))) if status.is_not_found() => {
+            // An API server that knows nothing of the group answers in plain text, without a reason.
+            Ok(Err(kube::Error::Api(status))) if status.code == 404 => {
                 "the definitions of ModelCache, ModelSnapshot and ModelCacheNode are not established: install the Helm \
                  chart with crds.enabled, or kubectl apply --server-side -f deploy/crds.yaml"
                     .to_owned()

@@ -56,7 +56,9 @@ impl fmt::Debug for Token {
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum SecretError {
     /// No such Secret.
-    #[error("there is no Secret {namespace}/{name}: create it with the access token under key {key:?}")]
+    #[error(
+        "there is no Secret {namespace}/{name}: create it with the access token under key {key:?}"
+    )]
     NoSecret {
         /// Namespace of the operator.
         namespace: String,

@@ -323,7 +323,8 @@ fn volume_actions(picture: &Picture, volumes: &BTreeMap<String, Volume>) -> Vec<
                 Some(seen) if seen.deleting => None,
                 Some(seen) if has_our_form(seen, volume) && seen.phase == "Released" => {
                     // While the old claim is not quite gone, the volume still belongs to it.
-                    let gone = claim.is_none_or(|claim| Some(&claim.uid) != seen.claim_uid.as_ref());
+                    let gone =
+                        claim.is_none_or(|claim| Some(&claim.uid) != seen.claim_uid.as_ref());
                     gone.then(|| Action::ReclaimVolume(volume.clone()))
                 }
                 Some(seen) if has_our_form(seen, volume) => None,
@@ -494,12 +495,16 @@ async fn run(client: &Client, action: &Action) -> Result<(), ApplyError> {
                 .collect();
             let patch = json!({"metadata": {"labels": labels}});
             let api: Api<Node> = Api::all(client);
-            let patched = api.patch_metadata(node, &merge, &Patch::Merge(&patch)).await;
+            let patched = api
+                .patch_metadata(node, &merge, &Patch::Merge(&patch))
+                .await;
             gone_is_fine(patched.map(drop)).map_err(refused)
         }
         Action::ApplyIntent { node, object } => {
             let api: Api<ModelCacheNode> = Api::all(client);
-            let patched = api.patch_metadata(node, &apply, &Patch::Apply(object)).await;
+            let patched = api
+                .patch_metadata(node, &apply, &Patch::Apply(object))
+                .await;
             patched.map(drop).map_err(refused)
         }
         Action::DeleteIntent { node, uid } => {
@@ -526,7 +531,14 @@ async fn run(client: &Client, action: &Action) -> Result<(), ApplyError> {
             namespace,
             name,
             uid,
-        } => delete(Api::<PersistentVolumeClaim>::namespaced(client, namespace), name, uid).await,
+        } => {
+            delete(
+                Api::<PersistentVolumeClaim>::namespaced(client, namespace),
+                name,
+                uid,
+            )
+            .await
+        }
         Action::DeleteVolume { name, uid } => {
             delete(Api::<PersistentVolume>::all(client), name, uid).await
         }
@@ -596,8 +608,9 @@ where
     match api.delete(name, &parameters).await {
         // Another object of that name is none of this action's business.
         Err(kube::Error::Api(status)) if status.is_conflict() => Ok(()),
-        deleted => gone_is_fine(deleted.map(drop))
-            .map_err(|error| ApplyError::Refused(said(&error))),
+        deleted => {
+            gone_is_fine(deleted.map(drop)).map_err(|error| ApplyError::Refused(said(&error)))
+        }
     }
 }
 

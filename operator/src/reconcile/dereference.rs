@@ -156,7 +156,10 @@ fn secrets(picture: &Picture) -> BTreeSet<SecretRef> {
 /// Whether a node says that the hub refuses it: then a token may have been replaced.
 fn is_access_refused(picture: &Picture) -> bool {
     let refusals = [reasons::UNAUTHORIZED, reasons::GATED];
-    let snapshots = picture.intents.values().flat_map(|seen| &seen.status.snapshots);
+    let snapshots = picture
+        .intents
+        .values()
+        .flat_map(|seen| &seen.status.snapshots);
     snapshots
         .filter_map(|snapshot| snapshot.reason.as_deref())
         .any(|reason| refusals.contains(&reason))

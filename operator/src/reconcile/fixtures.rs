@@ -11,7 +11,9 @@ use serde_json::json;
 
 use super::plan::{Plan, plan};
 use super::validate::{World, validate};
-use crate::picture::{CacheSeen, ClaimSeen, IntentSeen, NodeSeen, Picture, SnapshotSeen, VolumeSeen};
+use crate::picture::{
+    CacheSeen, ClaimSeen, IntentSeen, NodeSeen, Picture, SnapshotSeen, VolumeSeen,
+};
 use crate::source::{Facts, Source};
 
 /// The hub of models that name none.
@@ -100,7 +102,9 @@ impl Scene {
     pub(crate) fn simple_cache(self, name: &str, repository: &str) -> Self {
         self.cache(
             name,
-            &format!("models: [{{name: m, source: {{huggingFace: {{repository: {repository}}}}}}}]"),
+            &format!(
+                "models: [{{name: m, source: {{huggingFace: {{repository: {repository}}}}}}}]"
+            ),
         )
     }
 

@@ -119,7 +119,9 @@ impl Reconciler {
         let plan = plan::plan(&picture, &world, &self.context.cache_dir);
         // Neither waits for anything.
         self.resolver.want(plan.requests.clone());
-        self.context.coordinator.set_snapshots(plan.coordinated.clone());
+        self.context
+            .coordinator
+            .set_snapshots(plan.coordinated.clone());
         // Client required.
         let steps = apply::actions(&picture, &plan);
         let applied = self.applier.apply(steps, metrics).await;

@@ -129,7 +129,9 @@ pub struct Problem {
 #[derive(Debug, Error)]
 pub enum ValidateError {
     /// No source.
-    #[error("spec.models[{index}].source names none that this operator knows: set huggingFace, or upgrade the operator")]
+    #[error(
+        "spec.models[{index}].source names none that this operator knows: set huggingFace, or upgrade the operator"
+    )]
     NoSource {
         /// Position of the model.
         index: usize,
@@ -328,7 +330,10 @@ mod tests {
         let mut picture = picture();
         picture.caches.insert(
             "one".to_owned(),
-            cache_yaml("one", "models: [{name: m, source: {huggingFace: {repository: a/b}}}]"),
+            cache_yaml(
+                "one",
+                "models: [{name: m, source: {huggingFace: {repository: a/b}}}]",
+            ),
         );
         let world = validate(&picture, "https://hub.example/");
         let cache = &world.caches[0];
@@ -374,8 +379,14 @@ mod tests {
         assert!(selects(none_of, &[]));
         assert!(selects(none_of, &[("gpu", "a100")]));
         assert!(!selects(none_of, &[("gpu", "t4")]));
-        assert!(selects("{matchExpressions: [{key: gpu, operator: Exists}]}", &[("gpu", "")]));
-        assert!(!selects("{matchExpressions: [{key: gpu, operator: Exists}]}", &[]));
+        assert!(selects(
+            "{matchExpressions: [{key: gpu, operator: Exists}]}",
+            &[("gpu", "")]
+        ));
+        assert!(!selects(
+            "{matchExpressions: [{key: gpu, operator: Exists}]}",
+            &[]
+        ));
         let absent = "{matchExpressions: [{key: gpu, operator: DoesNotExist}]}";
         assert!(selects(absent, &[]));
         assert!(!selects(absent, &[("gpu", "t4")]));
@@ -418,7 +429,9 @@ mod tests {
         let mut picture = picture();
         let spec = "{models: [{name: m, source: {huggingFace: {repository: a/b}}}], volumeClaims: [{namespace: team, name: c, model: m}]}";
         for name in ["a", "b"] {
-            picture.caches.insert(name.to_owned(), cache_yaml(name, spec));
+            picture
+                .caches
+                .insert(name.to_owned(), cache_yaml(name, spec));
         }
         let world = validate(&picture, "h");
         assert_eq!(world.caches[0].claims.len(), 1);

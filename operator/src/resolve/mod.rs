@@ -16,10 +16,11 @@ use modelcache_swarm::origin;
 use sha2::{Digest, Sha256};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::fault::Fault;
 use crate::metrics::{HubOutcome, Metrics};
-use crate::secrets::{ReadSecret, SecretRef};
+use crate::secrets::{ReadSecret, SecretError, SecretRef, Token};
 use crate::source::{self, Facts, Source};
 
 pub use self::hub::{Hub, Listing, LiveHub};
@@ -29,6 +30,9 @@ const AT_ONCE: usize = 4;
 
 /// A listing of many pages takes a while; a hub that takes longer than this is asked again.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_mins(5);
+
+/// While a source with a token waits for its next attempt, its Secret is looked at this often.
+const SECRET_PERIOD: Duration = Duration::from_secs(5);
 
 /// Identifies what was asked: the source, and how its hub was to be reached.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -178,10 +182,15 @@ impl Asker {
     }
 
     async fn run(self, key: Key, request: Request) {
+        // Attempts that failed alike: another fault begins with short waits again.
         let mut attempts: u32 = 0;
+        let mut last = None;
         loop {
-            attempts = attempts.saturating_add(1);
-            let result = self.attempt(&request).await;
+            let token = self.token(&request).await;
+            let result = match token.clone() {
+                Ok(token) => self.attempt(&request, token).await,
+                Err(error) => Err(Fault::of_secret(error)),
+            };
             self.metrics.hub_request(match &result {
                 Ok(_) => HubOutcome::Resolved,
                 Err(fault) => HubOutcome::Failed(fault.reason()),
@@ -198,6 +207,13 @@ impl Asker {
                     (Resolution::Resolved(Arc::new(resolved)), None)
                 }
                 Err(fault) => {
+                    let reason = Some(fault.reason());
+                    attempts = if last == reason {
+                        attempts.saturating_add(1)
+                    } else {
+                        1
+                    };
+                    last = reason;
                     let wait = fault.wait(attempts);
                     tracing::warn!(
                         repository = request.source.repository,
@@ -215,18 +231,42 @@ impl Asker {
             }
             self.wake.notify_one();
             match wait {
-                Some(wait) => tokio::time::sleep(wait).await,
+                Some(wait) => self.wait(wait, &request, &token).await,
                 None => return,
             }
         }
     }
 
-    async fn attempt(&self, request: &Request) -> Result<Resolved, Fault> {
+    /// Waits for the next attempt; less long when another token stands in the Secret by then.
+    async fn wait(
+        &self,
+        wait: Duration,
+        request: &Request,
+        used: &Result<Option<Token>, SecretError>,
+    ) {
+        let until = Instant::now() + wait;
+        if request.secret.is_none() {
+            return tokio::time::sleep_until(until).await;
+        }
+        while Instant::now() + SECRET_PERIOD < until {
+            tokio::time::sleep(SECRET_PERIOD).await;
+            let token = self.token(request).await;
+            if !matches!(token, Err(SecretError::Unreadable { .. })) && token != *used {
+                return;
+            }
+        }
+        tokio::time::sleep_until(until).await;
+    }
+
+    async fn token(&self, request: &Request) -> Result<Option<Token>, SecretError> {
+        match &request.secret {
+            Some(secret) => self.secrets.read(secret).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    async fn attempt(&self, request: &Request, token: Option<Token>) -> Result<Resolved, Fault> {
         let source = &request.source;
-        let token = match &request.secret {
-            Some(secret) => Some(self.secrets.read(secret).await.map_err(Fault::of_secret)?),
-            None => None,
-        };
         let access = OriginAccess {
             endpoint: source.endpoint.clone(),
             token: token.map(|token| token.reveal().to_owned()),
@@ -264,7 +304,6 @@ impl Asker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::secrets::{SecretError, Token};
     use futures_util::future::BoxFuture;
     use modelcache_swarm::origin::OriginError;
     use modelcache_swarm::segment::BlobId;

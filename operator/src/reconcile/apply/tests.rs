@@ -89,7 +89,9 @@ fn a_new_cluster_gets_everything_in_order() {
 fn a_node_that_moves_out_loses_its_label_before_its_model() {
     let scene = settled().cache(
         "one",
-        &format!("{WITH_CLAIM}nodePools: [{{name: p, nodeSelector: {{matchLabels: {{gpu: a100}}}}}}]"),
+        &format!(
+            "{WITH_CLAIM}nodePools: [{{name: p, nodeSelector: {{matchLabels: {{gpu: a100}}}}}}]"
+        ),
     );
     assert_eq!(keys(&scene), ["label Node n3", "delete ModelCacheNode n3"]);
     let labels = &actions_of(&scene)[0];
@@ -141,7 +143,10 @@ fn a_claim_goes_first_then_its_volume_then_label_and_model() {
     );
     scene.picture.volumes.clear();
     let keys = keys(&scene);
-    assert_eq!(keys[..3], ["label Node n1", "label Node n2", "label Node n3"]);
+    assert_eq!(
+        keys[..3],
+        ["label Node n1", "label Node n2", "label Node n3"]
+    );
     assert_eq!(keys[3], "delete ModelCacheNode n1");
 }
 
@@ -193,8 +198,8 @@ fn objects_have_the_documented_form() {
     assert_eq!(volume["spec"]["local"]["path"], "/cache/models/one/m");
     assert_eq!(volume["spec"]["claimRef"]["name"], "c");
     assert!(volume["spec"]["claimRef"].get("uid").is_none());
-    let expression = &volume["spec"]["nodeAffinity"]["required"]["nodeSelectorTerms"][0]["matchExpressions"]
-        [0];
+    let expression =
+        &volume["spec"]["nodeAffinity"]["required"]["nodeSelectorTerms"][0]["matchExpressions"][0];
     assert_eq!(
         *expression,
         json!({"key": ready_label("one", "m"), "operator": "Exists"})

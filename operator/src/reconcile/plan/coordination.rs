@@ -90,7 +90,11 @@ pub(super) fn plan(picture: &Picture, world: &World, plan: &mut Plan) {
     plan.coordinated = coordinated;
 }
 
-fn coordinated_snapshot(facts: &Facts, policy: Policy, access: OriginAccess) -> CoordinatedSnapshot {
+fn coordinated_snapshot(
+    facts: &Facts,
+    policy: Policy,
+    access: OriginAccess,
+) -> CoordinatedSnapshot {
     CoordinatedSnapshot {
         name: facts.name.clone(),
         segments: facts.segments,

@@ -26,7 +26,7 @@ pub(super) fn plan(picture: &Picture, world: &World, plan: &mut Plan) {
         plan.managed.insert(node.clone());
         let mut holdings = assigned.remove(node).unwrap_or_default();
         if seen.usable() {
-            keep(picture, world, node, &leaving, &mut holdings);
+            keep(picture, world, node, seen, &leaving, &mut holdings);
         }
         let (labels, published) = labels(picture, node, seen, &holdings, &leaving);
         plan.labels.insert(node.clone(), labels);
@@ -107,6 +107,7 @@ fn keep(
     picture: &Picture,
     world: &World,
     node: &str,
+    seen: &NodeSeen,
     leaving: &BTreeSet<NodeModel>,
     holdings: &mut Holdings,
 ) {
@@ -118,9 +119,12 @@ fn keep(
         })
     };
     for (model, snapshot) in existing(picture.intents.get(node).map(|seen| &**seen)) {
-        let keep = suspended(model)
-            || world.frozen.contains_key(&model.cache)
-            || leaving.contains(model);
+        // Pods can use it only where it is whole.
+        let used = leaving.contains(model)
+            && seen
+                .labels
+                .contains_key(&names::ready_label(&model.cache, &model.model));
+        let keep = suspended(model) || world.frozen.contains_key(&model.cache) || used;
         if keep && !holdings.contains_key(model) {
             let holding = Holding {
                 snapshot: snapshot.name.clone(),

@@ -268,9 +268,8 @@ fn stand(picture: &Picture, world: &World, plan: &mut Plan) {
             };
             let snapshot = outlook_of_model.state.facts().map(|facts| &facts.name);
             let nodes: Vec<String> = if cache.suspended {
-                let holds = |plan: &&NodePlan| {
-                    plan.snapshots.iter().any(|one| one.models.contains(&name))
-                };
+                let holds =
+                    |plan: &&NodePlan| plan.snapshots.iter().any(|one| one.models.contains(&name));
                 plan.nodes
                     .iter()
                     .filter(|(_, node)| holds(node))
@@ -282,8 +281,7 @@ fn stand(picture: &Picture, world: &World, plan: &mut Plan) {
             outlook_of_model.nodes = nodes
                 .into_iter()
                 .map(|node| {
-                    let status =
-                        snapshot.and_then(|snapshot| reported(picture, &node, snapshot));
+                    let status = snapshot.and_then(|snapshot| reported(picture, &node, snapshot));
                     let standing = standing(status, &name);
                     (node, standing)
                 })
@@ -291,7 +289,10 @@ fn stand(picture: &Picture, world: &World, plan: &mut Plan) {
             let Some(snapshot) = snapshot else {
                 continue;
             };
-            let statuses = picture.intents.values().flat_map(|seen| &seen.status.snapshots);
+            let statuses = picture
+                .intents
+                .values()
+                .flat_map(|seen| &seen.status.snapshots);
             for status in statuses.filter(|status| status.name == *snapshot) {
                 outlook_of_model.origin_bytes += status.origin_bytes;
                 outlook_of_model.peer_bytes += status.peer_bytes;

@@ -20,7 +20,12 @@ impl Selection {
     pub fn nodes_of(&self, cache: &Cache, model: &str) -> Vec<String> {
         self.pools
             .iter()
-            .filter(|(_, pool)| cache.pools.get(**pool).is_some_and(|pool| pool.holds(model)))
+            .filter(|(_, pool)| {
+                cache
+                    .pools
+                    .get(**pool)
+                    .is_some_and(|pool| pool.holds(model))
+            })
             .map(|(node, _)| node.clone())
             .collect()
     }

@@ -31,7 +31,9 @@ fn held(plan: &Plan) -> BTreeMap<&str, Vec<&str>> {
 }
 
 fn both_known() -> Scene {
-    Scene::new().known("acme/big", "big-1").known("acme/small", "small-1")
+    Scene::new()
+        .known("acme/big", "big-1")
+        .known("acme/small", "small-1")
 }
 
 #[test]
@@ -52,7 +54,10 @@ fn each_pool_gets_its_models() {
 
 #[test]
 fn a_node_in_two_pools_counts_to_the_first_and_is_named() {
-    let spec = POOLS.replace("matchLabels: {gpu: a100}", "matchExpressions: [{key: gpu, operator: Exists}]");
+    let spec = POOLS.replace(
+        "matchLabels: {gpu: a100}",
+        "matchExpressions: [{key: gpu, operator: Exists}]",
+    );
     let (_, plan) = both_known().cache("one", &spec).plan();
     assert_eq!(held(&plan)["n3"], ["big-1", "small-1"]);
     let overlaps = &plan.outlooks[0].selection.overlaps;
@@ -66,7 +71,10 @@ fn nodes_that_cannot_run_the_agent_are_left_out() {
         .cache("one", POOLS);
     let mut leaving: NodeSeen = (*scene.picture.nodes["n3"]).clone();
     leaving.deleting = true;
-    scene.picture.nodes.insert("n3".to_owned(), Arc::new(leaving));
+    scene
+        .picture
+        .nodes
+        .insert("n3".to_owned(), Arc::new(leaving));
     let (_, plan) = scene.plan();
     assert_eq!(held(&plan).keys().collect::<Vec<_>>(), [&"n1"]);
     // What somebody is deleting is not written any more.
@@ -111,7 +119,10 @@ fn what_is_not_known_is_asked_for_once_and_nothing_is_planned() {
     assert_eq!(plan.requests[0].source.endpoint, HUB);
     assert!(plan.nodes.is_empty());
     let outlook = &plan.outlooks[0].models[0];
-    assert!(matches!(outlook.state, ModelState::Resolving { commit: None }));
+    assert!(matches!(
+        outlook.state,
+        ModelState::Resolving { commit: None }
+    ));
     // People see how many nodes will get it.
     assert_eq!(outlook.nodes.len(), 3);
     // The answer becomes an object and is planned at once.
@@ -159,7 +170,8 @@ fn an_unresolved_revision_leaves_the_one_before_in_place() {
 
 #[test]
 fn a_suspended_cache_keeps_what_is_there_and_plans_nothing() {
-    let spec = "{suspend: true, models: [{name: m, source: {huggingFace: {repository: acme/big}}}]}";
+    let spec =
+        "{suspend: true, models: [{name: m, source: {huggingFace: {repository: acme/big}}}]}";
     let scene = Scene::new()
         .known("acme/big", "big-1")
         .cache("one", spec)
@@ -214,9 +226,8 @@ fn a_label_follows_the_agents_word() {
             .known("acme/big", "big-1")
             .simple_cache("one", "acme/big")
     };
-    let holds = |scene: Scene, phase, held| {
-        scene.holds("n1", "big-1", &[model("one", "m")], phase, held)
-    };
+    let holds =
+        |scene: Scene, phase, held| scene.holds("n1", "big-1", &[model("one", "m")], phase, held);
     let has = |scene: Scene| scene.plan().1.labels["n1"].contains(&label);
     // Set only when whole.
     assert!(!has(scene()));
@@ -234,7 +245,9 @@ fn a_label_follows_the_agents_word() {
     assert!(has(holds(labelled(), Phase::Failed, SIZE)));
     // And when the node leaves the pool.
     let spec = "{models: [{name: m, source: {huggingFace: {repository: acme/big}}}], nodePools: [{name: p, nodeSelector: {matchLabels: {gpu: t4}}}]}";
-    assert!(!has(holds(labelled(), Phase::Ready, SIZE).cache("one", spec)));
+    assert!(!has(
+        holds(labelled(), Phase::Ready, SIZE).cache("one", spec)
+    ));
     // A label that nobody knows goes.
     let stray = scene().labelled("n1", &ready_label("gone", "x"));
     assert!(stray.plan().1.labels["n1"].is_empty());
@@ -251,7 +264,10 @@ fn a_label_stays_while_the_next_revision_is_on_its_way() {
             .labelled("n1", &label);
         let mut seen = (*scene.picture.intents["n1"]).clone();
         seen.published = BTreeMap::from([(model("one", "m"), snapshot.to_owned())]);
-        scene.picture.intents.insert("n1".to_owned(), Arc::new(seen));
+        scene
+            .picture
+            .intents
+            .insert("n1".to_owned(), Arc::new(seen));
         scene.plan().1
     };
     let plan = published("big-1");
@@ -302,6 +318,8 @@ fn while_a_volume_is_there_its_model_and_label_stay() {
         .known("acme/big", "big-1")
         .holds("n1", "big-1", &[model("one", "m")], Phase::Ready, SIZE)
         .labelled("n1", &label)
+        // No pod can use it where it never was whole.
+        .holds("n2", "big-1", &[model("one", "m")], Phase::Downloading, 10)
         .volume("team", "c", &model("one", "m"));
     // The ModelCache is gone, a pod still runs.
     let (_, plan) = scene.plan();
@@ -367,10 +385,7 @@ fn the_hub_is_reached_with_the_first_token_that_is_there() {
         name: "absent".to_owned(),
         key: "token".to_owned(),
     };
-    scene
-        .picture
-        .tokens
-        .insert(secret("absent"), Err(missing));
+    scene.picture.tokens.insert(secret("absent"), Err(missing));
     scene
         .picture
         .tokens
@@ -397,7 +412,10 @@ fn among_two_snapshots_of_a_source_the_named_one_stays() {
             }))
             .unwrap();
             seen.object = Ok(Arc::new(object));
-            scene.picture.caches.insert("one".to_owned(), Arc::new(seen));
+            scene
+                .picture
+                .caches
+                .insert("one".to_owned(), Arc::new(seen));
         }
         let plan = scene.plan().1;
         (
@@ -405,10 +423,7 @@ fn among_two_snapshots_of_a_source_the_named_one_stays() {
             plan.stale_snapshots.into_iter().next(),
         )
     };
-    assert_eq!(
-        named(None),
-        ("big-1".to_owned(), Some("big-2".to_owned()))
-    );
+    assert_eq!(named(None), ("big-1".to_owned(), Some("big-2".to_owned())));
     assert_eq!(
         named(Some("big-2")),
         ("big-2".to_owned(), Some("big-1".to_owned()))

@@ -119,7 +119,7 @@ impl Reporter {
                 (label, numbers)
             }));
             if first {
-                told.problems = status::told_before(&problems, &before);
+                told.problems = status::told_before(cache, &problems, &before);
             }
             let notes = status::notes(&problems, &told.problems, &before, &status);
             if status != written || status != before {
@@ -128,7 +128,7 @@ impl Reporter {
                     uid,
                     reference: reference(cache),
                     status: Box::new(status),
-                    problems: problems.iter().map(status::Found::subject).collect(),
+                    problems: status::told_now(cache, outlook, &problems, &told.problems),
                     notes,
                 });
             }
@@ -162,8 +162,10 @@ impl Reporter {
                 "this ModelCache cannot be understood: {error}; what was planned for it before stays as it is; correct it with kubectl edit modelcache {name}"
             );
             let mut conditions = Vec::new();
-            for (type_, status) in [(types::READY, Status::Unknown), (types::DEGRADED, Status::True)]
-            {
+            for (type_, status) in [
+                (types::READY, Status::Unknown),
+                (types::DEGRADED, Status::True),
+            ] {
                 let finding = Finding {
                     type_,
                     status,

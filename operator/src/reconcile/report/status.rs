@@ -19,7 +19,7 @@ const NAMED: usize = 5;
 /// Identifies a problem while its wording may change.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Subject {
-    reason: &'static str,
+    reason: String,
     /// Field of the spec, or what else it is about.
     about: String,
 }
@@ -36,7 +36,7 @@ pub(super) struct Found {
 impl Found {
     pub(super) fn subject(&self) -> Subject {
         Subject {
-            reason: self.reason,
+            reason: self.reason.to_owned(),
             about: self.about.clone(),
         }
     }
@@ -133,7 +133,7 @@ fn overlaps(cache: &Cache, outlook: &Outlook) -> Vec<Found> {
                 about: names.join(" "),
                 model: None,
                 message: format!(
-                    "spec.nodePools: pools {} all select {}, which counts to pool {first} only: make their nodeSelector exclude each other",
+                    "spec.nodePools: pools {} all select {}, and each counts to pool {first} only: make their nodeSelector exclude each other",
                     names.join(" and "),
                     nodes_for_people(&nodes),
                 ),
@@ -193,18 +193,58 @@ fn nodes_for_people(nodes: &[&str]) -> String {
 }
 
 /// The problems that an earlier process has told of already, as far as its status shows.
-pub(super) fn told_before(problems: &[Found], before: &ModelCacheStatus) -> BTreeSet<Subject> {
+pub(super) fn told_before(
+    cache: &Cache,
+    problems: &[Found],
+    before: &ModelCacheStatus,
+) -> BTreeSet<Subject> {
     let Some(degraded) = conditions::get(&before.conditions, types::DEGRADED)
         .filter(|condition| condition.status == Status::True.as_str())
     else {
         return BTreeSet::new();
     };
-    problems
+    let still_there = problems
         .iter()
         .filter(|found| {
             found.reason == degraded.reason || degraded.message.contains(&found.message)
         })
+        .map(Found::subject);
+    // What the hub said is not known again yet.
+    let asked_again = cache.models.iter().filter_map(|model| {
+        let known = before
+            .models
+            .iter()
+            .find(|known| known.name == model.name)?;
+        Some(Subject {
+            reason: known.reason.clone()?,
+            about: model.field.clone(),
+        })
+    });
+    still_there.chain(asked_again).collect()
+}
+
+/// The problems that have had their Event: those that are there, and those of models about which the hub is being asked
+/// again, because the answer will probably be the same.
+pub(super) fn told_now(
+    cache: &Cache,
+    outlook: &Outlook,
+    problems: &[Found],
+    told: &BTreeSet<Subject>,
+) -> BTreeSet<Subject> {
+    let asked: BTreeSet<&str> = cache
+        .models
+        .iter()
+        .zip(&outlook.models)
+        .filter(|(_, outlook)| matches!(outlook.state, ModelState::Resolving { .. }))
+        .map(|(model, _)| model.field.as_str())
+        .collect();
+    let kept = told
+        .iter()
+        .filter(|subject| asked.contains(subject.about.as_str()));
+    problems
+        .iter()
         .map(Found::subject)
+        .chain(kept.cloned())
         .collect()
 }
 
@@ -295,7 +335,10 @@ pub(super) fn status(
     }
     let size: i64 = models.iter().map(|model| model.size_bytes).sum();
     let origin: i64 = models.iter().map(|model| model.origin_bytes).sum();
-    let known = outlook.models.iter().any(|model| model.state.facts().is_some());
+    let known = outlook
+        .models
+        .iter()
+        .any(|model| model.state.facts().is_some());
     ModelCacheStatus {
         observed_generation: generation,
         conditions,
@@ -432,7 +475,10 @@ fn resolved(cache: &Cache, outlook: &Outlook) -> Finding {
             ),
             ModelState::Resolving { .. } => (
                 reasons::RESOLVING,
-                format!("{} {:?}: asking {}", model.field, model.name, model.source.endpoint),
+                format!(
+                    "{} {:?}: asking {}",
+                    model.field, model.name, model.source.endpoint
+                ),
             ),
             ModelState::Suspended => (
                 reasons::SUSPENDED,
@@ -472,7 +518,10 @@ fn ready(cache: &Cache, outlook: &Outlook, problems: &[Found], counts: &Counts<'
         .all(|model| model.state.facts().is_some());
     if all_known && nodes > 0 && counts.tolerable {
         let message = if ready == nodes {
-            format!("{} all models, verified", people(nodes, "node holds", "nodes hold"))
+            format!(
+                "{} all models, verified",
+                people(nodes, "node holds", "nodes hold")
+            )
         } else {
             format!(
                 "{ready} of {nodes} nodes hold all models, verified; spec.nodePools[].tolerableFailures allows for the rest"
@@ -492,14 +541,23 @@ fn ready(cache: &Cache, outlook: &Outlook, problems: &[Found], counts: &Counts<'
         );
         (reasons::SUSPENDED, message)
     } else if !all_known {
-        (reasons::RESOLVING, "the hub is being asked for the models' files".to_owned())
+        (
+            reasons::RESOLVING,
+            "the hub is being asked for the models' files".to_owned(),
+        )
     } else if nodes == 0 {
         (reasons::NO_NODES, no_nodes(cache))
     } else if !counts.failed.is_empty() {
         let message = first_message(problems, reasons::NODES_FAILED);
-        (reasons::NODES_FAILED, format!("{ready} of {nodes} nodes hold all models; {message}"))
+        (
+            reasons::NODES_FAILED,
+            format!("{ready} of {nodes} nodes hold all models; {message}"),
+        )
     } else {
-        (reasons::DOWNLOADING, format!("{ready} of {nodes} nodes hold all models"))
+        (
+            reasons::DOWNLOADING,
+            format!("{ready} of {nodes} nodes hold all models"),
+        )
     };
     finding(type_, Status::False, reason, message)
 }
@@ -566,7 +624,11 @@ fn progressing(
             type_,
             Status::True,
             reasons::DOWNLOADING,
-            format!("{} of {} nodes hold all models", counts.ready.len(), counts.nodes.len()),
+            format!(
+                "{} of {} nodes hold all models",
+                counts.ready.len(),
+                counts.nodes.len()
+            ),
         );
     }
     let passing = [reasons::RATE_LIMITED, reasons::ORIGIN_UNAVAILABLE];

@@ -10,8 +10,14 @@ fn tell(scene: &Scene, before: &ModelCacheStatus) -> (ModelCacheStatus, Vec<Note
     let (world, plan) = scene.plan();
     let (cache, outlook) = (&world.caches[0], &plan.outlooks[0]);
     let found = problems(cache, outlook, &Applied::default());
-    let now = status(cache, outlook, &found, before, Timestamp::from_second(9).unwrap());
-    let told = told_before(&found, before);
+    let now = status(
+        cache,
+        outlook,
+        &found,
+        before,
+        Timestamp::from_second(9).unwrap(),
+    );
+    let told = told_before(cache, &found, before);
     let notes = notes(&found, &told, before, &now);
     (now, notes)
 }
@@ -127,9 +133,22 @@ fn a_model_that_cannot_be_resolved_says_what_to_do() {
         assert!(message.contains("org/typo"), "{message}");
         assert!(message.contains("check"), "{message}");
     }
-    assert_eq!(status.models[0].reason.as_deref(), Some("RepositoryNotFound"));
-    // Said once, also by an operator that was started anew.
+    assert_eq!(
+        status.models[0].reason.as_deref(),
+        Some("RepositoryNotFound")
+    );
+    // Said once, also by an operator that was started anew, ...
     assert!(tell(&scene, &status).1.is_empty());
+    // ... which asks the hub again first.
+    let asking = Scene::new().simple_cache("one", "org/typo");
+    let (world, plan) = asking.plan();
+    let (cache, outlook) = (&world.caches[0], &plan.outlooks[0]);
+    let told = told_now(cache, outlook, &[], &told_before(cache, &[], &status));
+    let (world, plan) = scene.plan();
+    let found = problems(&world.caches[0], &plan.outlooks[0], &Applied::default());
+    assert!(super::notes(&found, &told, &status, &status).is_empty());
+    let untold = super::notes(&found, &BTreeSet::new(), &status, &status);
+    assert_eq!(untold.len(), 1);
 }
 
 #[test]
@@ -156,8 +175,17 @@ nodePools:
     );
     let (status, notes) = tell(&scene, &ModelCacheStatus::default());
     let (degraded, reason, message) = condition(&status, types::DEGRADED);
-    assert_eq!((degraded.as_str(), reason.as_str()), ("True", "PoolOverlap"));
-    for part in ["\"all\"", "\"tiny\"", "\"n3\"", "spec.nodePools", "nodeSelector"] {
+    assert_eq!(
+        (degraded.as_str(), reason.as_str()),
+        ("True", "PoolOverlap")
+    );
+    for part in [
+        "\"all\"",
+        "\"tiny\"",
+        "\"n3\"",
+        "spec.nodePools",
+        "nodeSelector",
+    ] {
         assert!(message.contains(part), "{part}: {message}");
     }
     assert_eq!(condition(&status, types::READY).0, "True");
@@ -168,7 +196,11 @@ nodePools:
 fn nodes_that_fail_are_named_with_their_own_words() {
     let scene = holding(
         known(),
-        &[(Phase::Ready, SIZE), (Phase::Ready, SIZE), (Phase::Failed, 0)],
+        &[
+            (Phase::Ready, SIZE),
+            (Phase::Ready, SIZE),
+            (Phase::Failed, 0),
+        ],
     )
     .because("n3", "NoSpace", "12 GB are missing on /var/lib/modelcache");
     let (status, notes) = tell(&scene, &ModelCacheStatus::default());
@@ -179,7 +211,11 @@ fn nodes_that_fail_are_named_with_their_own_words() {
     for part in ["\"n3\"", "NoSpace", "12 GB are missing", "1 of 3"] {
         assert!(message.contains(part), "{part}: {message}");
     }
-    assert!(notes.iter().any(|note| note.warning && note.reason == "NodesFailed"));
+    assert!(
+        notes
+            .iter()
+            .any(|note| note.warning && note.reason == "NodesFailed")
+    );
     // Another number of missing bytes is no new Event.
     let worse = scene.because("n3", "NoSpace", "13 GB are missing");
     assert!(tell(&worse, &status).1.is_empty());
@@ -193,7 +229,9 @@ fn a_pool_may_lack_as_many_nodes_as_it_says() {
         )
     };
     let ready = |tolerable: u32| {
-        let scene = Scene::new().known("acme/big", "big-1").cache("one", &spec(tolerable));
+        let scene = Scene::new()
+            .known("acme/big", "big-1")
+            .cache("one", &spec(tolerable));
         let scene = holding(scene, &[(Phase::Ready, SIZE), (Phase::Ready, SIZE)]);
         short(&tell(&scene, &ModelCacheStatus::default()).0)[2].clone()
     };
@@ -208,14 +246,22 @@ fn no_node_is_said_with_the_selector() {
     let (status, notes) = tell(&scene, &ModelCacheStatus::default());
     let (_, reason, message) = condition(&status, types::READY);
     assert_eq!(reason, "NoNodes");
-    assert!(message.contains("gpu=h100") && message.contains("\"p\""), "{message}");
-    assert!(notes.iter().any(|note| note.warning && note.reason == "NoNodes"));
+    assert!(
+        message.contains("gpu=h100") && message.contains("\"p\""),
+        "{message}"
+    );
+    assert!(
+        notes
+            .iter()
+            .any(|note| note.warning && note.reason == "NoNodes")
+    );
     assert_eq!(status.ready, "0/0");
 }
 
 #[test]
 fn a_suspended_cache_says_so() {
-    let spec = "{suspend: true, models: [{name: m, source: {huggingFace: {repository: acme/big}}}]}";
+    let spec =
+        "{suspend: true, models: [{name: m, source: {huggingFace: {repository: acme/big}}}]}";
     let scene = Scene::new().known("acme/big", "big-1").cache("one", spec);
     let (status, _) = tell(&scene, &ModelCacheStatus::default());
     assert_eq!(

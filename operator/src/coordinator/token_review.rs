@@ -20,7 +20,7 @@ pub const AUDIENCE: &str = "modelcache.io/coordinator";
 const NODE_NAME: &str = "authentication.kubernetes.io/node-name";
 
 /// A good token is believed this long without asking again; the API server itself remembers about as long.
-const GOOD_FOR: Duration = Duration::from_secs(60);
+const GOOD_FOR: Duration = Duration::from_mins(1);
 
 /// A bad token is refused this long without asking again.
 const BAD_FOR: Duration = Duration::from_secs(5);

@@ -461,7 +461,7 @@ impl Ledger {
     }
 
     /// Says how a snapshot is wanted.
-    pub(super) fn configure(&mut self, name: &str, size: u32, config: Config) -> SnapId {
+    pub(super) fn configure(&mut self, name: &str, size: u32, config: &Config) -> SnapId {
         let id = match self.snap(name) {
             Some(id) if self.snaps[id].size == size => id,
             // A snapshot never changes; should its number of segments do so, then nothing said of it is of use.
@@ -576,7 +576,7 @@ impl Ledger {
         }
         snap.want(node, index);
         snap.change_holders(index, |holders| {
-            holders.retain(|holder| holder.node != node)
+            holders.retain(|holder| holder.node != node);
         });
         snap.refresh(index, self.settings.uploads_per_segment);
         self.dirty.segments.insert((id, index));

@@ -177,7 +177,7 @@ impl Schedule {
                 access,
                 endpoint,
             };
-            let snap = self.ledger.configure(&name, segments, config);
+            let snap = self.ledger.configure(&name, segments, &config);
             for (node, track) in self.early.remove(&name).unwrap_or_default() {
                 self.track(node, snap, track.segments, track.held.into_values());
             }

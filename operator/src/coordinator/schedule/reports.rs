@@ -6,6 +6,7 @@ use std::sync::Arc;
 use modelcache_swarm::coordination::{AgentMessage, CoordinatorMessage, Held};
 use modelcache_swarm::segment::PieceHashes;
 
+use super::backoff::Backoff;
 use super::bits::Bits;
 use super::ledger::{Discarding, Lease, Ledger, NodeId, Snap, SnapId};
 use super::{Schedule, SourcePolicy};
@@ -313,7 +314,7 @@ impl Ledger {
             }
         }
         if snap.corrupt_backoff.failing() && snap.corrupt.is_empty() {
-            snap.corrupt_backoff = Default::default();
+            snap.corrupt_backoff = Backoff::default();
         }
     }
 

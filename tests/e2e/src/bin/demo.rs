@@ -91,17 +91,13 @@ async fn demo(arguments: &Arguments) -> Result<()> {
 
 async fn run(world: &World, arguments: &Arguments, reference: &Reading) -> Result<Report> {
     let nodes = world.ready_nodes().await?;
-    let (hub, endpoint) = match &arguments.hub {
-        Some(url) => (None, url.clone()),
-        None => {
-            println!("Starting a stand-in hub that holds {REPOSITORY} (91 MB).");
-            (
-                Some(
-                    Hub::start(world, &["--load", &format!("/models/minilm={REPOSITORY}")]).await?,
-                ),
-                hub::URL.to_owned(),
-            )
-        }
+    let (hub, endpoint) = if let Some(url) = &arguments.hub {
+        (None, url.clone())
+    } else {
+        println!("Starting a stand-in hub that holds {REPOSITORY} (91 MB).");
+        let load = format!("/models/minilm={REPOSITORY}");
+        let hub = Hub::start(world, &["--load", &load]).await?;
+        (Some(hub), hub::URL.to_owned())
     };
     println!(
         "Installing the chart: operator, and an agent on each of {} nodes.",
@@ -139,7 +135,7 @@ async fn run(world: &World, arguments: &Arguments, reference: &Reading) -> Resul
             reason.split('.').next().unwrap_or("")
         ),
         Err(_) => {
-            println!("\nThe model was whole before the scheduler had said anything of the pods.")
+            println!("\nThe model was whole before the scheduler had said anything of the pods.");
         }
     }
     let readings = world

@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::fmt::Write;
 use std::net::SocketAddr;
 
 use modelcache_swarm::coordination::{AgentMessage, CoordinatorMessage, Held, OriginAccess};
@@ -147,6 +148,10 @@ enum Order {
     Take(usize, PieceHashes),
 }
 
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each says one independent thing of a simulated agent"
+)]
 #[derive(Debug, Default)]
 struct Agent {
     character: Character,
@@ -310,25 +315,28 @@ impl Simulation {
             let missing: Vec<u32> = (0..self.world.segments)
                 .filter(|segment| !agent.held.get(segment).is_some_and(|c| c.verified))
                 .collect();
-            text += &format!(
-                "{node} {:?} connected {} missing {missing:?} open {:?}\n",
+            _ = writeln!(
+                text,
+                "{node} {:?} connected {} missing {missing:?} open {:?}",
                 agent.character, agent.connected, agent.open
             );
         }
         for snap in &self.schedule.ledger.snaps {
             for (node, member) in &snap.members {
                 let wants: Vec<u32> = member.wants.iter().collect();
-                text += &format!(
-                    "{node} wants {wants:?} open {:?} backoff {:?} avoid {:?} stranded {:?} discarding {:?}\n",
+                _ = writeln!(
+                    text,
+                    "{node} wants {wants:?} open {:?} backoff {:?} avoid {:?} stranded {:?} discarding {:?}",
                     member.open,
                     member.backoff,
                     member.avoid,
                     member.stranded.iter().collect::<Vec<_>>(),
-                    member.discarding,
+                    member.discarding
                 );
             }
-            text += &format!(
-                "backoff {:?} held back {:?} reserved {:?} troubles {:?}\n",
+            _ = writeln!(
+                text,
+                "backoff {:?} held back {:?} reserved {:?} troubles {:?}",
                 snap.backoff,
                 snap.held_back.iter().collect::<Vec<_>>(),
                 snap.reserved,
@@ -375,7 +383,7 @@ impl Simulation {
                 }
             }
             Event::Done(node, process, segment, ticket) => {
-                self.done(node, process, segment, ticket)
+                self.done(node, process, segment, ticket);
             }
             Event::Verify(node, process, blob) => self.verify(node, process, blob),
             Event::Fault(fault) => self.fail(fault),
@@ -751,6 +759,10 @@ impl Simulation {
 }
 
 /// Checks every invariant of the books from the ground up.
+#[expect(
+    clippy::too_many_lines,
+    reason = "one list of what must hold after every step"
+)]
 pub(super) fn check(schedule: &Schedule, settings: &Settings) {
     use super::ledger::Lease;
     let ledger = &schedule.ledger;

@@ -113,7 +113,7 @@ fn short_breaks_of_connections_cost_few_extra_fetches() {
             segments: 300,
             nodes: honest(4),
             faults: (0..8)
-                .map(|n| (7_000 + n * 700, Fault::Cut(n as usize % 4)))
+                .map(|n| (7_000 + n * 700, Fault::Cut(usize::try_from(n % 4).unwrap())))
                 .collect(),
             settings: Settings::default(),
             ..World::default()

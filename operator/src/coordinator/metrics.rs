@@ -26,39 +26,40 @@ pub struct CoordinatorMetrics {
 impl CoordinatorMetrics {
     /// Registers all of them; `registry` already carries the prefix `modelcache_operator`.
     pub fn register(&self, registry: &mut Registry) {
+        // The library adds the full stop to each help text.
         registry.register(
             "connected_agents",
-            "Agents that are connected to the coordinator now.",
+            "Agents that are connected to the coordinator now",
             self.connected.clone(),
         );
         registry.register(
             "refused_connections",
-            "Connections to the coordinator that were refused for a bad token, a wrong node name or a malformed message.",
+            "Connections to the coordinator that were refused for a bad token, a wrong node name or a malformed message",
             self.refused.clone(),
         );
         registry.register(
             "segment_fetches",
-            "Segments that were given to an agent to be fetched from the hub.",
+            "Segments that were given to an agent to be fetched from the hub",
             self.fetches.clone(),
         );
         registry.register(
             "segment_takes",
-            "Segments that were given to an agent to be taken from another node.",
+            "Segments that were given to an agent to be taken from another node",
             self.takes.clone(),
         );
         registry.register(
             "segment_fetch_failures",
-            "Fetches of a segment from the hub that an agent reported as failed.",
+            "Fetches of a segment from the hub that an agent reported as failed",
             self.fetch_failures.clone(),
         );
         registry.register(
             "segment_take_failures",
-            "Transfers of a segment between nodes that an agent reported as failed.",
+            "Transfers of a segment between nodes that an agent reported as failed",
             self.take_failures.clone(),
         );
         registry.register(
             "corrupt_blobs",
-            "Blobs that an agent found to have another hash than the hub's and threw away.",
+            "Blobs that an agent found to have another hash than the hub's and threw away",
             self.corrupt.clone(),
         );
     }

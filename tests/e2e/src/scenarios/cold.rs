@@ -59,14 +59,14 @@ pub(super) async fn run(world: &World) -> Result<Outcome> {
     world
         .install(&[&format!("hub.endpoint={}", hub::URL)])
         .await?;
-    measure(world, &hub, "cold").await
+    measure(world, &hub, "cold", 1).await
 }
 
-async fn measure(world: &World, hub: &Hub<'_>, name: &str) -> Result<Outcome> {
+async fn measure(world: &World, hub: &Hub<'_>, name: &str, seed: u64) -> Result<Outcome> {
     // The agents' counters go on from one run to the next.
     let repository = &format!("org/{name}-{}", fresh(0));
     let nodes = world.ready_nodes().await?.len();
-    let repo = hub.add(repository, &model(200 * MEGABYTE, 1)).await?;
+    let repo = hub.add(repository, &model(200 * MEGABYTE, seed)).await?;
     let writes = StatusWrites::watch(world);
     let began = Instant::now();
     world.apply(&cache(name, repository)).await?;
@@ -179,7 +179,7 @@ pub(super) async fn five(world: &World) -> Result<Outcome> {
     world
         .install(&[&format!("hub.endpoint={}", hub::URL)])
         .await?;
-    let outcome = measure(world, &hub, "five").await;
+    let outcome = measure(world, &hub, "five", 20).await;
     for node in added {
         world.remove_node(&node).await?;
     }

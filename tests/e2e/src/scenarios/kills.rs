@@ -37,10 +37,6 @@ pub(super) async fn run(world: &World, thorough: bool) -> Result<Outcome> {
         .into_iter()
         .enumerate()
     {
-        if matches!(blow, Blow::Power) && !thorough {
-            notes.push("power cuts: with --thorough only".to_owned());
-            continue;
-        }
         if matches!(blow, Blow::Power) && !world.cluster.is_rig() {
             notes.push("SKIPPED power cuts: this cluster has no power switch".to_owned());
             continue;

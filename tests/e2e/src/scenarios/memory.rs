@@ -69,8 +69,11 @@ pub(super) async fn run(world: &World) -> Result<Outcome> {
 
 /// Peak resident memory of a program on a node, in MB; none if it does not run there.
 fn peak(world: &World, node: &str, program: &str) -> Result<Option<u64>> {
-    let script =
-        format!("for p in $(pgrep -f '{program} run'); do grep VmHWM /proc/$p/status; done; true");
+    // The brackets keep the pattern from matching the shell that carries it.
+    let (first, rest) = program.split_at(1);
+    let script = format!(
+        "for p in $(pgrep -f '[{first}]{rest} run'); do grep VmHWM /proc/$p/status; done; true"
+    );
     match world.cluster.node_exec(node, &["sh", "-c", &script]) {
         Ok(text) => {
             let kilobytes = text

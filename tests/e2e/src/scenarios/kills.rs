@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use modelcache_test_cluster::ClusterError;
@@ -41,21 +41,34 @@ pub(super) async fn run(world: &World, thorough: bool) -> Result<Outcome> {
             notes.push("SKIPPED power cuts: this cluster has no power switch".to_owned());
             continue;
         }
+        let mut slowest = Duration::ZERO;
         for round in 0..rounds {
             let seed = 5_000 + (kind * 100 + round) as u64 * 10;
             let name = format!("kill-{}-{round}", format!("{blow:?}").to_lowercase());
-            looks += one(world, &hub, &name, seed, blow)
+            let (seen, recovery) = one(world, &hub, &name, seed, blow)
                 .await
                 .with_context(|| format!("{name}, seed {seed}"))?;
+            looks += seen;
+            slowest = slowest.max(recovery);
         }
-        notes.push(format!("{rounds} × {blow:?}"));
+        notes.push(format!(
+            "{rounds} × {blow:?}, whole at most {:.0} s later",
+            slowest.as_secs_f64()
+        ));
     }
     notes.push(format!("{looks} looks of a reader"));
     hub.rate(None).await?;
     Ok(Outcome::Done(notes))
 }
 
-async fn one(world: &World, hub: &Hub<'_>, name: &str, seed: u64, blow: Blow) -> Result<u64> {
+/// One blow; how often the reader looked, and how long after the blow all nodes were whole.
+async fn one(
+    world: &World,
+    hub: &Hub<'_>,
+    name: &str,
+    seed: u64,
+    blow: Blow,
+) -> Result<(u64, Duration)> {
     let repository = format!("org/{name}");
     let repo = hub.add(&repository, &cold::model(BYTES, seed)).await?;
     let nodes = world.ready_nodes().await?;
@@ -74,6 +87,7 @@ async fn one(world: &World, hub: &Hub<'_>, name: &str, seed: u64, blow: Blow) ->
     world.apply(&cold::cache(name, &repository)).await?;
     // A random moment is what is asked for, so this is a sleep on purpose.
     tokio::time::sleep(Duration::from_millis(rand::rng().random_range(300..8_000))).await;
+    let struck = Instant::now();
     match blow {
         Blow::Agent => world.kill(&node, "modelcache-agent").await?,
         Blow::Operator => {
@@ -94,10 +108,11 @@ async fn one(world: &World, hub: &Hub<'_>, name: &str, seed: u64, blow: Blow) ->
     }
     world.agents_ready(Duration::from_secs(90)).await?;
     world.ready(name, Duration::from_mins(2)).await?;
+    let recovery = struck.elapsed();
     world.check_files(name, &repo).await?;
     let looks = reader.finish()?;
     world.delete_cache(name).await?;
-    Ok(looks)
+    Ok((looks, recovery))
 }
 
 impl World {

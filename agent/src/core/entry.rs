@@ -17,7 +17,7 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::failure::{Blame, Failure, of_store};
+use super::failure::{Blame, Failure, of_store, words_of_store};
 use super::transfer::{Order, Outcome, Transfer};
 use super::{Context, Link};
 use crate::intent::Wanted;
@@ -256,7 +256,7 @@ impl Entry {
         let failed = |step, error: &StoreError| Input::Failed {
             step,
             reason: of_store(error),
-            message: error.to_string(),
+            message: words_of_store(error),
         };
         match done {
             Done::Opened(Ok((store, held))) => {

@@ -11,6 +11,7 @@ pub mod core;
 pub mod events;
 pub mod http;
 pub mod intent;
+pub mod log;
 pub mod metrics;
 pub mod prepare;
 pub mod reasons;

@@ -13,7 +13,6 @@ pub mod http;
 pub mod metrics;
 mod mirror;
 pub mod picture;
-mod reasons;
 pub mod reconcile;
 pub mod resolve;
 pub mod run;

@@ -8,7 +8,6 @@ use modelcache_crds::conditions::{self, Finding, Status, reasons, types};
 use modelcache_crds::model_cache::ModelStatus;
 use modelcache_crds::quantity::{human_bytes, human_copies};
 
-use crate::reasons as own;
 use crate::reconcile::apply::Applied;
 use crate::reconcile::plan::{ModelOutlook, ModelState, Outlook, Standing};
 use crate::reconcile::validate::{Cache, Model};
@@ -77,7 +76,7 @@ pub(super) fn problems(cache: &Cache, outlook: &Outlook, applied: &Applied) -> V
             .and_then(|facts| Some((facts, applied.of_snapshot(&facts.name)?)));
         if let Some((facts, error)) = unwritten {
             found.push(Found {
-                reason: own::WRITE_FAILED,
+                reason: reasons::WRITE_FAILED,
                 about: model.field.clone(),
                 model: Some(model.name.clone()),
                 message: format!(
@@ -98,7 +97,7 @@ pub(super) fn problems(cache: &Cache, outlook: &Outlook, applied: &Applied) -> V
         let volume = modelcache_crds::names::volume_name(&claim.namespace, &claim.name);
         if let Some(error) = applied.of_volume(&claim.namespace, &claim.name, &volume) {
             found.push(Found {
-                reason: own::VOLUME_CLAIM_FAILED,
+                reason: reasons::VOLUME_CLAIM_FAILED,
                 about: claim.field.clone(),
                 model: None,
                 message: format!(

@@ -285,7 +285,7 @@ fn a_claim_that_cannot_be_made_is_told_with_its_field() {
     );
     let found = problems(&world.caches[0], &plan.outlooks[0], &applied);
     assert_eq!(found.len(), 1);
-    assert_eq!(found[0].reason, own::VOLUME_CLAIM_FAILED);
+    assert_eq!(found[0].reason, reasons::VOLUME_CLAIM_FAILED);
     for part in ["spec.volumeClaims[0]", "gone/c", "not found"] {
         assert!(found[0].message.contains(part), "{}", found[0].message);
     }

@@ -96,7 +96,7 @@ impl Pool {
     #[must_use]
     pub fn selector(&self) -> String {
         match self.selector.to_string() {
-            text if text.is_empty() => "every Linux node".to_owned(),
+            text if text.is_empty() => "every node".to_owned(),
             text => text,
         }
     }

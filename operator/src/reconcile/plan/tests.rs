@@ -82,6 +82,31 @@ fn nodes_that_cannot_run_the_agent_are_left_out() {
 }
 
 #[test]
+fn only_nodes_with_an_agent_hold_models() {
+    let scene = both_known().agents_on("gpu=a100");
+    // Without pools.
+    let (_, plan) = scene.clone().simple_cache("one", "acme/big").plan();
+    assert_eq!(held(&plan).keys().collect::<Vec<_>>(), [&"n1", &"n2"]);
+    assert_eq!(plan.outlooks[0].models[0].nodes.len(), 2);
+    assert!(plan.outlooks[0].selection.without_agent.is_empty());
+    // Pools select among them.
+    let (_, plan) = scene.clone().cache("one", POOLS).plan();
+    assert_eq!(held(&plan).keys().collect::<Vec<_>>(), [&"n1", &"n2"]);
+    let selection = &plan.outlooks[0].selection;
+    assert_eq!(selection.without_agent, BTreeSet::from(["n3".to_owned()]));
+    assert_eq!(selection.agents, "nodes with gpu=a100");
+    // A node that loses its agent no longer counts as ready, whatever was said there last.
+    let label = ready_label("one", "m");
+    let (_, plan) = scene
+        .simple_cache("one", "acme/big")
+        .holds("n3", "big-1", &[model("one", "m")], Phase::Ready, SIZE)
+        .labelled("n3", &label)
+        .plan();
+    assert!(!held(&plan).contains_key("n3"));
+    assert!(plan.labels["n3"].is_empty());
+}
+
+#[test]
 fn a_node_that_joins_or_moves_changes_the_plan() {
     let scene = both_known().cache("one", POOLS);
     let joined = scene.clone().node("n4", &["gpu=a100"]);

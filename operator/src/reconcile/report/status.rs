@@ -9,7 +9,7 @@ use modelcache_crds::model_cache::ModelStatus;
 use modelcache_crds::quantity::{human_bytes, human_copies};
 
 use crate::reconcile::apply::Applied;
-use crate::reconcile::plan::{ModelOutlook, ModelState, Outlook, Standing};
+use crate::reconcile::plan::{ModelOutlook, ModelState, Outlook, Selection, Standing};
 use crate::reconcile::validate::{Cache, Model};
 
 /// Nodes named in one message; more are counted.
@@ -526,6 +526,7 @@ fn ready(cache: &Cache, outlook: &Outlook, problems: &[Found], counts: &Counts<'
                 "{ready} of {nodes} nodes hold all models, verified; spec.nodePools[].tolerableFailures allows for the rest"
             )
         };
+        let message = message + &not_counted(&outlook.selection);
         return finding(type_, Status::True, reasons::ALL_NODES_READY, message);
     }
     let (reason, message) = if let Some(fault) = outlook.models.iter().find(failed) {
@@ -545,7 +546,7 @@ fn ready(cache: &Cache, outlook: &Outlook, problems: &[Found], counts: &Counts<'
             "the hub is being asked for the models' files".to_owned(),
         )
     } else if nodes == 0 {
-        (reasons::NO_NODES, no_nodes(cache))
+        (reasons::NO_NODES, no_nodes(cache, &outlook.selection))
     } else if !counts.failed.is_empty() {
         let message = first_message(problems, reasons::NODES_FAILED);
         (
@@ -558,7 +559,24 @@ fn ready(cache: &Cache, outlook: &Outlook, problems: &[Found], counts: &Counts<'
             format!("{ready} of {nodes} nodes hold all models"),
         )
     };
+    let message = match reason {
+        reasons::NODES_FAILED | reasons::DOWNLOADING => message + &not_counted(&outlook.selection),
+        _ => message,
+    };
     finding(type_, Status::False, reason, message)
+}
+
+/// Nodes that a person may miss in the number of nodes.
+fn not_counted(selection: &Selection) -> String {
+    if selection.without_agent.is_empty() {
+        return String::new();
+    }
+    let nodes: Vec<&str> = selection.without_agent.iter().map(String::as_str).collect();
+    format!(
+        "; not counted: {}, selected by spec.nodePools but without an agent (agents run on {})",
+        nodes_for_people(&nodes),
+        selection.agents
+    )
 }
 
 fn first_message(problems: &[Found], reason: &str) -> String {
@@ -576,19 +594,36 @@ fn people(count: usize, one: &str, many: &str) -> String {
     }
 }
 
-fn no_nodes(cache: &Cache) -> String {
+fn no_nodes(cache: &Cache, selection: &Selection) -> String {
+    let agents = &selection.agents;
     let pools: Vec<String> = cache
         .pools
         .iter()
-        .map(|pool| match &pool.name {
-            Some(name) => format!("pool {name:?} ({})", pool.selector()),
-            None => pool.selector(),
+        .filter_map(|pool| {
+            Some(format!(
+                "pool {:?} ({})",
+                pool.name.as_ref()?,
+                pool.selector()
+            ))
         })
         .collect();
-    format!(
-        "spec.nodePools: no node is selected by {}: label nodes so, or correct nodeSelector",
-        pools.join(", ")
-    )
+    let without: Vec<&str> = selection.without_agent.iter().map(String::as_str).collect();
+    if pools.is_empty() {
+        format!(
+            "no node is there to hold the models: agents run on {agents}: add or label nodes, or correct agent.nodeSelector of the chart"
+        )
+    } else if without.is_empty() {
+        format!(
+            "spec.nodePools: no node is selected by {}: label nodes so, or correct nodeSelector",
+            pools.join(", ")
+        )
+    } else {
+        format!(
+            "spec.nodePools: {} select {} only, without an agent: agents run on {agents}: correct nodeSelector, or agent.nodeSelector of the chart",
+            pools.join(", "),
+            nodes_for_people(&without),
+        )
+    }
 }
 
 fn progressing(

@@ -1,7 +1,11 @@
+use std::collections::BTreeSet;
+
+use modelcache_crds::conditions::types;
 use modelcache_crds::model_cache_node::Phase;
 
 use super::*;
 use crate::fault::Fault;
+use crate::reconcile::apply::Applied;
 use crate::reconcile::fixtures::{SIZE, Scene, model};
 use crate::resolve::Resolution;
 

@@ -22,7 +22,7 @@ fn sources(directory: &Path) -> Vec<(PathBuf, String)> {
         let of_tests = ["tests", "tests.rs", "fixtures.rs"].contains(&name);
         if path.is_dir() && !of_tests {
             found.extend(sources(&path));
-        } else if name.ends_with(".rs") && !of_tests {
+        } else if path.extension().is_some_and(|end| end == "rs") && !of_tests {
             let text = fs::read_to_string(&path).unwrap();
             let end = text.find("#[cfg(test)]\nmod tests").unwrap_or(text.len());
             found.push((path, text[..end].to_owned()));

@@ -12,12 +12,12 @@ const OS_LABEL: &str = "kubernetes.io/os";
 pub struct Agents {
     /// Where they keep models, on their nodes.
     pub cache_dir: String,
-    /// `nodeSelector` of their DaemonSet.
+    /// `nodeSelector` of their `DaemonSet`.
     pub node_selector: Selector,
 }
 
 impl Agents {
-    /// Whether the DaemonSet puts an agent on the node.
+    /// Whether the `DaemonSet` puts an agent on the node.
     ///
     /// Taints do not matter: as installed by the chart, agents tolerate all of them, and a taint that comes and goes must
     /// not throw away what the node holds. Nor does it matter whether the node is ready or cordoned: a model may well

@@ -85,7 +85,7 @@ pub struct RunArgs {
     )]
     pub cache_dir: String,
 
-    /// Labels of the nodes on which agents run, as key=value,key=value: the nodeSelector of their DaemonSet. No other node
+    /// Labels of the nodes on which agents run, as key=value,key=value: the nodeSelector of their pods. No other node
     /// is asked to hold a model, whatever pools select. Empty: every Linux node. Affinity and taints are not looked at:
     /// where they keep agents away from nodes with these labels, pools must leave those nodes out.
     #[arg(

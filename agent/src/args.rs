@@ -50,7 +50,8 @@ pub enum Command {
     /// Reads its own ModelCacheNode (named like the node) and the snapshots it names, follows the orders of the
     /// operator's coordinator, writes the status of its own object, and nothing else in the cluster. Each option can be
     /// given by the environment variable that is named with it. `RUST_LOG` chooses what is logged, for example
-    /// `RUST_LOG=info,modelcache_agent=debug`.
+    /// `RUST_LOG=info,modelcache_agent=debug`. The BitTorrent library stays at `error` and the Kubernetes client silent
+    /// unless they are named: `RUST_LOG=info,librqbit=debug,kube_client=debug`.
     ///
     /// See how a node stands: kubectl get modelcachenodes; kubectl describe modelcachenode NODE
     Run(Box<RunArgs>),

@@ -11,9 +11,9 @@ pub mod core;
 pub mod events;
 pub mod http;
 pub mod intent;
+pub mod log;
 pub mod metrics;
 pub mod prepare;
-pub mod reasons;
 pub mod report;
 pub mod run;
 pub mod serving;
@@ -21,3 +21,6 @@ pub mod state;
 pub mod throttle;
 pub mod watch;
 pub mod work;
+
+/// The reasons that an agent gives in its status and Events. Documented; scripts rely on them.
+pub use modelcache_crds::conditions::reasons;

@@ -1,13 +1,11 @@
 //! The program `modelcache-agent`.
 
-use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser as _;
-use modelcache_agent::args::{Cli, Command, LogFormat};
-use modelcache_agent::{prepare, run};
-use tracing_subscriber::EnvFilter;
+use modelcache_agent::args::{Cli, Command};
+use modelcache_agent::{log, prepare, run};
 
 /// Threads for calls that block. The runtime's own default of 512 would cost memory and bring nothing to a disk.
 const BLOCKING_THREADS: usize = 32;
@@ -17,7 +15,7 @@ const STOP_PATIENCE: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    log_to_stderr(cli.log_format);
+    log::start(cli.log_format);
     match start(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -44,21 +42,5 @@ fn start(command: Command) -> Result<(), Box<dyn std::error::Error>> {
             runtime.shutdown_timeout(STOP_PATIENCE);
             Ok(result?)
         }
-    }
-}
-
-fn log_to_stderr(format: LogFormat) {
-    // What librqbit warns of, peers that went, is in our reports of takes; what the Kubernetes client calls an error is in
-    // our warnings.
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| {
-        EnvFilter::new("info,librqbit=error,librqbit_core=error,kube_client=off")
-    });
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
-    match format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().init(),
     }
 }

@@ -52,6 +52,12 @@ pub mod reasons {
     pub const ALL_NODES_READY: &str = "AllNodesReady";
     /// Some nodes report an error.
     pub const NODES_FAILED: &str = "NodesFailed";
+    /// The object cannot be understood; what was planned for it before stays as it is.
+    pub const INVALID_SPEC: &str = "InvalidSpec";
+    /// The volume or the claim of `spec.volumeClaims[]` cannot be made, or the claim belongs to another `ModelCache`.
+    pub const VOLUME_CLAIM_FAILED: &str = "VolumeClaimFailed";
+    /// The API server refuses a `ModelSnapshot` that a model needs.
+    pub const WRITE_FAILED: &str = "WriteFailed";
 
     // What operator and agents find.
 
@@ -76,9 +82,15 @@ pub mod reasons {
     pub const NO_COORDINATOR: &str = "NoCoordinator";
     /// The policy is `PeersOnly` and no node has the bytes.
     pub const WAITING_FOR_PEERS: &str = "WaitingForPeers";
+    /// The `ModelSnapshot` could not be read yet; the agent tries again by itself.
+    pub const SNAPSHOT_UNKNOWN: &str = "SnapshotUnknown";
+    /// The `ModelSnapshot` says something that no snapshot can say, or contradicts another one on the node.
+    pub const INVALID_SNAPSHOT: &str = "InvalidSnapshot";
+    /// A model is whole, verified and published on the node (only of an Event).
+    pub const READY: &str = "Ready";
 
     /// All of them.
-    pub const ALL: [&str; 24] = [
+    pub const ALL: [&str; 30] = [
         RESOLVED,
         RESOLVING,
         REPOSITORY_NOT_FOUND,
@@ -94,6 +106,9 @@ pub mod reasons {
         DOWNLOADING,
         ALL_NODES_READY,
         NODES_FAILED,
+        INVALID_SPEC,
+        VOLUME_CLAIM_FAILED,
+        WRITE_FAILED,
         GATED,
         UNAUTHORIZED,
         RATE_LIMITED,
@@ -103,6 +118,9 @@ pub mod reasons {
         DISK_ERROR,
         NO_COORDINATOR,
         WAITING_FOR_PEERS,
+        SNAPSHOT_UNKNOWN,
+        INVALID_SNAPSHOT,
+        READY,
     ];
 }
 

@@ -3,6 +3,9 @@
 use std::net::SocketAddr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use kube::core::Selector;
+
+use crate::agents::node_selector;
 
 /// The operator of ModelCache.
 #[derive(Debug, Parser)]
@@ -82,6 +85,18 @@ pub struct RunArgs {
     )]
     pub cache_dir: String,
 
+    /// Labels of the nodes on which agents run, as key=value,key=value: the nodeSelector of their pods. No other node
+    /// is asked to hold a model, whatever pools select. Empty: every Linux node. Affinity and taints are not looked at:
+    /// where they keep agents away from nodes with these labels, pools must leave those nodes out.
+    #[arg(
+        long,
+        env = "MODELCACHE_AGENT_NODE_SELECTOR",
+        value_name = "LABELS",
+        default_value = "kubernetes.io/os=linux",
+        value_parser = node_selector
+    )]
+    pub agent_node_selector: Selector,
+
     /// The operator's namespace: where Secrets with access tokens and the agents' service account are. Absent: that of
     /// the pod it runs in, or of the current context.
     #[arg(long, env = "MODELCACHE_NAMESPACE", value_name = "NAME")]
@@ -146,6 +161,19 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn where_agents_run_can_be_said_and_left_open() {
+        let selector = |arguments: &[&str]| {
+            let words = ["modelcache-operator", "run"].iter().chain(arguments);
+            let Command::Run(args) = Cli::try_parse_from(words).unwrap().command;
+            args.agent_node_selector.to_string()
+        };
+        assert_eq!(selector(&[]), "kubernetes.io/os=linux");
+        assert_eq!(selector(&["--agent-node-selector=b=c,a="]), "a=,b=c");
+        // What the chart writes when its value is null.
+        assert_eq!(selector(&["--agent-node-selector="]), "");
     }
 
     #[test]

@@ -3,8 +3,10 @@
 //! * [`reconcile`]: from ModelCaches and Nodes to snapshots, per-node intent, volumes, labels and statuses.
 //! * [`resolve`]: asks the hub what a model is, beside the reconciler.
 //! * [`coordinator`]: tells connected agents what to fetch from the hub and what to take from each other.
+//! * [`agents`]: how the agents are installed, as far as that matters to the plan.
 //! * [`run`]: puts them together; [`args`], [`http`], [`health`] and [`metrics`] face the outside.
 
+pub mod agents;
 pub mod args;
 pub mod coordinator;
 mod fault;
@@ -13,7 +15,6 @@ pub mod http;
 pub mod metrics;
 mod mirror;
 pub mod picture;
-mod reasons;
 pub mod reconcile;
 pub mod resolve;
 pub mod run;

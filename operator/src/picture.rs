@@ -19,9 +19,6 @@ use crate::source::{self, Facts};
 /// reads it: it tells a model that has become corrupt from one whose next revision is on its way.
 pub const PUBLISHED_ANNOTATION: &str = "modelcache.io/published";
 
-/// Label that the kubelet sets.
-const OS_LABEL: &str = "kubernetes.io/os";
-
 /// The cluster.
 #[derive(Clone, Debug, Default)]
 pub struct Picture {
@@ -159,18 +156,6 @@ pub fn node(object: Node) -> NodeSeen {
         uid: object.uid().unwrap_or_default(),
         deleting: object.metadata.deletion_timestamp.is_some(),
         labels: object.metadata.labels.unwrap_or_default(),
-    }
-}
-
-impl NodeSeen {
-    /// Whether our agent can run there.
-    #[must_use]
-    pub fn usable(&self) -> bool {
-        !self.deleting
-            && self
-                .labels
-                .get(OS_LABEL)
-                .is_none_or(|system| system == "linux")
     }
 }
 
@@ -347,18 +332,5 @@ mod tests {
         let seen = cache(guard);
         assert_eq!(seen.uid, "u1");
         assert!(seen.object.is_err());
-    }
-
-    #[test]
-    fn only_nodes_that_can_run_the_agent_count() {
-        let node = |labels: serde_json::Value| {
-            node(
-                serde_json::from_value(json!({"metadata": {"name": "n", "labels": labels}}))
-                    .unwrap(),
-            )
-        };
-        assert!(node(json!({"kubernetes.io/os": "linux"})).usable());
-        assert!(node(json!({})).usable());
-        assert!(!node(json!({"kubernetes.io/os": "windows"})).usable());
     }
 }

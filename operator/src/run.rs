@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 
+use crate::agents::Agents;
 use crate::args::{LogFormat, RunArgs};
 use crate::coordinator::{Coordinator, TokenReviewer, server};
 use crate::health::Health;
@@ -88,6 +89,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         metrics_listen,
         agent_service_account,
         cache_dir,
+        agent_node_selector,
         namespace,
         log_format,
         log,
@@ -102,10 +104,15 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     let config = kube::Config::infer().await.map_err(RunError::NoCluster)?;
     let namespace = namespace.unwrap_or_else(|| config.default_namespace.clone());
     let client = Client::try_from(config).map_err(RunError::Client)?;
+    let agents = Agents {
+        cache_dir,
+        node_selector: agent_node_selector,
+    };
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         namespace,
         hub_endpoint,
+        agents = agents.nodes(),
         %coordinator_listen,
         %metrics_listen,
         "starting"
@@ -116,7 +123,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     let health = Arc::new(Health::new());
     // Both ports are taken before anything else, so that a wrong one is known at once.
     let probes = listen(metrics_listen, "metrics and probes", "--metrics-listen").await?;
-    let agents = listen(coordinator_listen, "coordination", "--coordinator-listen").await?;
+    let coordination = listen(coordinator_listen, "coordination", "--coordinator-listen").await?;
 
     let mut parts: JoinSet<(&'static str, String)> = JoinSet::new();
     let served = http::serve(
@@ -134,7 +141,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     );
     let served = server::serve(
         coordinator.clone(),
-        agents,
+        coordination,
         Arc::new(reviewer),
         stop.clone(),
     );
@@ -144,7 +151,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         secrets: Arc::new(SecretReader::new(client.clone(), &namespace)),
         client,
         default_endpoint: hub_endpoint,
-        cache_dir,
+        agents,
         coordinator,
         metrics,
         health,

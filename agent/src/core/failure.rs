@@ -3,6 +3,7 @@
 use std::io;
 use std::time::Duration;
 
+use modelcache_crds::quantity::human_bytes;
 use modelcache_swarm::engine::TakeError;
 use modelcache_swarm::origin::OriginError;
 use modelcache_swarm::store::StoreError;
@@ -114,7 +115,7 @@ impl From<StoreError> for Failure {
             },
         };
         Self {
-            message: error.to_string(),
+            message: words_of_store(&error),
             blame,
         }
     }
@@ -129,6 +130,28 @@ pub(super) fn of_store(error: &StoreError) -> &'static str {
         StoreError::BadName { .. } | StoreError::SizeConflict { .. } => reasons::INVALID_SNAPSHOT,
         _ => reasons::DISK_ERROR,
     }
+}
+
+/// A failure of the store for people. The store's own words count bytes: how many terabytes those are is hard to see.
+pub(super) fn words_of_store(error: &StoreError) -> String {
+    let StoreError::NoSpace {
+        snapshot,
+        root,
+        needed,
+        free,
+    } = error
+    else {
+        return error.to_string();
+    };
+    let human = |bytes: u64| human_bytes(i64::try_from(bytes).unwrap_or(i64::MAX));
+    format!(
+        "snapshot {snapshot} needs {} more below {} but only {} are free for models, {} too few ({needed} bytes needed, \
+         {free} free): free space there or take the model off this node's pool",
+        human(*needed),
+        root.display(),
+        human(*free),
+        human(needed.saturating_sub(*free)),
+    )
 }
 
 /// An error of the operating system is the disk's; any other says that the segment was given to somebody else meanwhile.
@@ -175,6 +198,27 @@ mod tests {
             io(io::Error::other("given to another writer")),
             Blame::Chance
         );
+    }
+
+    #[test]
+    fn what_does_not_fit_is_told_in_sizes_that_people_read_and_in_bytes() {
+        let error = |needed, free| {
+            words_of_store(&StoreError::NoSpace {
+                snapshot: "big-1".to_owned(),
+                root: "/cache".into(),
+                needed,
+                free,
+            })
+        };
+        assert_eq!(
+            error(1_200_000_004_096, 98_300_000_000),
+            "snapshot big-1 needs 1.2 TB more below /cache but only 98 GB are free for models, 1.1 TB too few \
+             (1200000004096 bytes needed, 98300000000 free): free space there or take the model off this node's pool"
+        );
+        // By a hair: what is missing is told, not two sizes that look the same.
+        assert!(error(1_000_000_000_000, 999_999_000_000).contains(", 1.0 MB too few ("));
+        // The disk was fuller than it said.
+        assert!(error(5, 9).contains(", 0 B too few ("));
     }
 
     #[test]

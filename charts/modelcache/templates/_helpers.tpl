@@ -43,13 +43,20 @@ capabilities: {drop: [ALL]}
 seccompProfile: {type: RuntimeDefault}
 {{- end -}}
 
+{{/* Labels in one line, key=value,key=value; takes a dictionary of them, or nothing. */}}
+{{- define "modelcache.labelList" -}}
+{{- $list := list -}}
+{{- range $key, $value := . }}{{ $list = append $list (printf "%s=%s" $key $value) }}{{ end -}}
+{{- join "," $list -}}
+{{- end -}}
+
 {{/* Directives of the log. The libraries speak of every connection; at debug we want our own words. */}}
 {{- define "modelcache.log" -}}
 {{- $level := .Values.logLevel -}}
 {{- if has $level (list "debug" "trace") -}}
-info,modelcache_operator={{ $level }},modelcache_agent={{ $level }},modelcache_swarm={{ $level }},librqbit=error,librqbit_core=error
+info,modelcache_operator={{ $level }},modelcache_agent={{ $level }},modelcache_swarm={{ $level }}
 {{- else -}}
-{{ $level }},librqbit=error,librqbit_core=error
+{{ $level }}
 {{- end -}}
 {{- end -}}
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use kube::core::Selector;
 use modelcache_crds::ModelCache;
 use modelcache_crds::model_cache::SourcePolicy;
 use modelcache_crds::model_cache_node::{
@@ -11,6 +12,7 @@ use serde_json::json;
 
 use super::plan::{Plan, plan};
 use super::validate::{World, validate};
+use crate::agents::{Agents, node_selector};
 use crate::picture::{
     CacheSeen, ClaimSeen, IntentSeen, NodeSeen, Picture, SnapshotSeen, VolumeSeen,
 };
@@ -56,6 +58,8 @@ pub(crate) fn model(cache: &str, model: &str) -> NodeModel {
 #[derive(Clone, Default)]
 pub(crate) struct Scene {
     pub(crate) picture: Picture,
+    /// `nodeSelector` of the agents.
+    agents: Selector,
 }
 
 impl Scene {
@@ -65,6 +69,12 @@ impl Scene {
             .node("n1", &["kubernetes.io/os=linux", "gpu=a100"])
             .node("n2", &["kubernetes.io/os=linux", "gpu=a100"])
             .node("n3", &["kubernetes.io/os=linux", "gpu=t4"])
+    }
+
+    /// Agents run only on nodes with these labels, written as `key=value,key=value`.
+    pub(crate) fn agents_on(mut self, selector: &str) -> Self {
+        self.agents = node_selector(selector).expect("labels");
+        self
     }
 
     /// Adds a Node with these labels, written as `key=value`, or replaces it.
@@ -226,7 +236,11 @@ impl Scene {
     /// Validates and plans.
     pub(crate) fn plan(&self) -> (World, Plan) {
         let world = validate(&self.picture, HUB);
-        let plan = plan(&self.picture, &world, "/cache");
+        let agents = Agents {
+            cache_dir: "/cache".to_owned(),
+            node_selector: self.agents.clone(),
+        };
+        let plan = plan(&self.picture, &world, &agents);
         (world, plan)
     }
 }

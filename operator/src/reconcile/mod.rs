@@ -21,6 +21,7 @@ use kube::Client;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use crate::agents::Agents;
 use crate::coordinator::Coordinator;
 use crate::health::Health;
 use crate::metrics::Metrics;
@@ -48,8 +49,8 @@ pub struct Context {
     pub secrets: Arc<dyn ReadSecret>,
     /// The hub of models that name none.
     pub default_endpoint: String,
-    /// Where agents keep models, on their nodes.
-    pub cache_dir: String,
+    /// How agents are installed.
+    pub agents: Agents,
     /// Who is told which snapshots to bring to the nodes.
     pub coordinator: Coordinator,
     /// Counters and gauges.
@@ -116,7 +117,7 @@ impl Reconciler {
             dereference::dereference(&self.mirrors, &self.resolver, &mut self.tokens).await;
         // No client required.
         let world = validate::validate(&picture, &self.context.default_endpoint);
-        let plan = plan::plan(&picture, &world, &self.context.cache_dir);
+        let plan = plan::plan(&picture, &world, &self.context.agents);
         // Neither waits for anything.
         self.resolver.want(plan.requests.clone());
         self.context

@@ -9,12 +9,12 @@ use std::sync::Arc;
 use kube::ResourceExt as _;
 use kube::core::{ParseExpressionError, Selector, SelectorExt as _};
 use modelcache_crds::ModelCache;
+use modelcache_crds::conditions::reasons;
 use modelcache_crds::model_cache::{Model as ModelSpec, NodePool, SourcePolicy};
 use modelcache_crds::model_cache_node::NodeModel;
 use thiserror::Error;
 
 use crate::picture::{CacheSeen, NodeSeen, Picture, model_key};
-use crate::reasons;
 use crate::secrets::SecretRef;
 use crate::source::{Source, age};
 
@@ -96,7 +96,7 @@ impl Pool {
     #[must_use]
     pub fn selector(&self) -> String {
         match self.selector.to_string() {
-            text if text.is_empty() => "every Linux node".to_owned(),
+            text if text.is_empty() => "every node".to_owned(),
             text => text,
         }
     }

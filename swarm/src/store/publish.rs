@@ -4,18 +4,18 @@
 //! all. The hub cache comes first and its refs last; the volume's own rename says that all of that was done. What
 //! clients of three versions want to find in a hub cache, and why, is told at each step.
 
+mod check;
+mod listing;
+
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
-use serde_json::{Map, Value, json};
-
+use self::check::{points_to, same_file};
+use self::listing::{listed_files, tree_files, tree_text};
 use super::error::StoreError;
 use super::layout::{Layout, check_element, repository_folder, volume_link};
 use super::{disk, entries};
-use crate::segment::BlobId;
 use crate::snapshot::{Snapshot, SnapshotFile};
 
 /// One snapshot and where it appears.
@@ -25,32 +25,10 @@ pub(super) struct Publication<'a> {
     folder: String,
 }
 
-/// One file in `trees/<commit>.json`. Without `xet_hash`: it would send clients to the Xet store for missing files.
-#[derive(Serialize)]
-struct TreeFile<'a> {
-    size: u64,
-    blob_id: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    lfs_sha256: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    lfs_size: Option<u64>,
-}
-
 /// What a file's link in `snapshots/<commit>/` points to: relative, so that it survives being mounted elsewhere.
 fn link_target(file: &SnapshotFile) -> String {
     let up = "../".repeat(file.path.matches('/').count() + 2);
     format!("{up}blobs/{}", file.blob.etag())
-}
-
-fn same_file(one: &Path, other: &Path) -> bool {
-    match (fs::symlink_metadata(one), fs::symlink_metadata(other)) {
-        (Ok(one), Ok(other)) => one.ino() == other.ino() && one.dev() == other.dev(),
-        _ => false,
-    }
-}
-
-fn points_to(link: &Path, target: &str) -> bool {
-    fs::read_link(link).is_ok_and(|found| found == Path::new(target))
 }
 
 impl<'a> Publication<'a> {
@@ -91,91 +69,6 @@ impl<'a> Publication<'a> {
         self.layout
             .tmp()
             .join(format!("{what}-{}", self.snapshot.name))
-    }
-
-    /// Whether all of it is visible and right. What is visible and not right is withdrawn.
-    pub(super) fn check(&self) -> Result<bool, StoreError> {
-        let volume = self.volume();
-        let volume_there = fs::symlink_metadata(&volume).is_ok();
-        let volume_right = volume_there && self.volume_is_right();
-        if !volume_right {
-            self.unlink_models()?;
-        }
-        if volume_there && !volume_right {
-            tracing::warn!(
-                snapshot = self.snapshot.name,
-                "withdrawing a volume whose contents are no longer right"
-            );
-            let old = self.staging("withdrawn");
-            disk::remove_tree(&old)?;
-            disk::rename(&volume, &old)?;
-            disk::sync_directory(&self.layout.volumes())?;
-            disk::remove_tree(&old)?;
-        }
-        let blobs = self.hub().join("blobs");
-        let stale: Vec<PathBuf> = self
-            .snapshot
-            .blobs()
-            .iter()
-            .map(|(id, _)| (blobs.join(id.etag()), self.layout.blob(id)))
-            .filter(|(seen, right)| fs::symlink_metadata(seen).is_ok() && !same_file(seen, right))
-            .map(|(seen, _)| seen)
-            .collect();
-        if !stale.is_empty() {
-            self.withdraw_from_hub(&stale)?;
-        }
-        Ok(volume_right && self.hub_is_right())
-    }
-
-    fn volume_is_right(&self) -> bool {
-        let folder = self.volume().join("hub").join(&self.folder);
-        let snapshot = folder.join("snapshots").join(&self.snapshot.commit);
-        let files = self.volume().join("files");
-        let blobs = folder.join("blobs");
-        self.blobs_are_right(&blobs)
-            && self.links_are_right(&snapshot)
-            && self
-                .snapshot
-                .files
-                .iter()
-                .all(|file| same_file(&files.join(&file.path), &self.layout.blob(&file.blob)))
-            && folder.join("trees").join(self.tree_name()).is_file()
-    }
-
-    fn hub_is_right(&self) -> bool {
-        self.blobs_are_right(&self.hub().join("blobs"))
-            && self.links_are_right(&self.hub_snapshot())
-            && self.tree_lists_us()
-            && self.hub_ref_leads_somewhere()
-            && self.layout.hub().join(".locks").join(&self.folder).is_dir()
-    }
-
-    fn blobs_are_right(&self, directory: &Path) -> bool {
-        self.snapshot
-            .blobs()
-            .iter()
-            .all(|(id, _)| same_file(&directory.join(id.etag()), &self.layout.blob(id)))
-    }
-
-    fn links_are_right(&self, directory: &Path) -> bool {
-        self.snapshot
-            .files
-            .iter()
-            .all(|file| points_to(&directory.join(&file.path), &link_target(file)))
-    }
-
-    fn tree_lists_us(&self) -> bool {
-        let listed = listed_files(&self.hub_tree());
-        self.snapshot
-            .files
-            .iter()
-            .all(|file| listed.contains_key(&file.path))
-    }
-
-    /// A ref that leads to another whole snapshot was moved by a later one and is left alone.
-    fn hub_ref_leads_somewhere(&self) -> bool {
-        fs::read_to_string(self.hub_ref())
-            .is_ok_and(|commit| self.hub().join("snapshots").join(commit).is_dir())
     }
 
     /// Makes all of it visible. The caller sees to it that every blob is verified and that nobody else publishes.
@@ -298,7 +191,7 @@ impl<'a> Publication<'a> {
         }
         let path = self.hub_tree();
         let mut files = listed_files(&path);
-        files.extend(self.tree_files());
+        files.extend(tree_files(self.snapshot));
         self.replace(&path, &tree_text(&files))
     }
 
@@ -315,24 +208,6 @@ impl<'a> Publication<'a> {
             Some(parent) => disk::sync_directory(parent),
             None => Ok(()),
         }
-    }
-
-    fn tree_files(&self) -> Map<String, Value> {
-        let mut files = Map::new();
-        for file in &self.snapshot.files {
-            let lfs = match file.blob {
-                BlobId::Sha256(_) => Some(file.blob.etag()),
-                BlobId::Git(_) => None,
-            };
-            let entry = TreeFile {
-                size: file.size,
-                blob_id: &file.git_oid,
-                lfs_size: lfs.as_ref().map(|_| file.size),
-                lfs_sha256: lfs,
-            };
-            files.insert(file.path.clone(), json!(entry));
-        }
-        files
     }
 
     /// One snapshot in both forms, never changed once it is in place.
@@ -361,7 +236,7 @@ impl<'a> Publication<'a> {
             let blob = self.layout.blob(&file.blob);
             place(&files, &file.path, |at| disk::link(&blob, at))?;
         }
-        let tree = tree_text(&self.tree_files());
+        let tree = tree_text(&tree_files(self.snapshot));
         disk::write_file(
             &folder.join("trees").join(self.tree_name()),
             &tree,
@@ -401,45 +276,6 @@ impl<'a> Publication<'a> {
         }
         Ok(())
     }
-
-    /// Removes every model's link to this snapshot.
-    fn unlink_models(&self) -> Result<(), StoreError> {
-        let target = volume_link(&self.snapshot.name);
-        let models = self.layout.models();
-        for cache in entries(&models)? {
-            let directory = models.join(&cache);
-            for model in entries(&directory)? {
-                if points_to(&directory.join(&model), &target) {
-                    disk::remove(&directory.join(&model))?;
-                    disk::sync_directory(&directory)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes this commit out of the node-wide hub cache: refs first, the wrong contents last.
-    fn withdraw_from_hub(&self, stale: &[PathBuf]) -> Result<(), StoreError> {
-        tracing::warn!(
-            snapshot = self.snapshot.name,
-            "withdrawing a commit from the hub cache: its contents are no longer right"
-        );
-        let mut refs = Vec::new();
-        collect_refs(&self.hub().join("refs"), &self.snapshot.commit, &mut refs)?;
-        for path in refs.iter().chain([&self.hub_tree()]) {
-            disk::remove(path)?;
-        }
-        if self.hub_snapshot().is_dir() {
-            let old = self.staging("withdrawn");
-            disk::remove_tree(&old)?;
-            disk::rename(&self.hub_snapshot(), &old)?;
-            disk::remove_tree(&old)?;
-        }
-        for path in stale {
-            disk::remove_tree(path)?;
-        }
-        disk::sync_all(self.layout.root())
-    }
 }
 
 /// Makes the directories above `path` and then what `make` makes at it.
@@ -453,28 +289,6 @@ fn place(
         disk::make_directories(base, parent)?;
     }
     make(&at)
-}
-
-/// `files` of a tree listing; empty when there is none that clients would read.
-fn listed_files(path: &Path) -> Map<String, Value> {
-    let Ok(bytes) = fs::read(path) else {
-        return Map::new();
-    };
-    match serde_json::from_slice(&bytes) {
-        Ok(Value::Object(mut tree)) if tree.get("format_version") == Some(&json!(1)) => {
-            match tree.remove("files") {
-                Some(Value::Object(files)) => files,
-                _ => Map::new(),
-            }
-        }
-        _ => Map::new(),
-    }
-}
-
-fn tree_text(files: &Map<String, Value>) -> Vec<u8> {
-    json!({"format_version": 1, "files": files})
-        .to_string()
-        .into_bytes()
 }
 
 /// Links below a directory that lead to a file: path and target.
@@ -491,19 +305,6 @@ fn collect_links(
             }
         } else if at.is_dir() {
             collect_links(&at, &format!("{path}/"), links)?;
-        }
-    }
-    Ok(())
-}
-
-/// Refs that name a commit.
-fn collect_refs(directory: &Path, commit: &str, refs: &mut Vec<PathBuf>) -> Result<(), StoreError> {
-    for name in entries(directory)? {
-        let path = directory.join(name);
-        if path.is_dir() {
-            collect_refs(&path, commit, refs)?;
-        } else if fs::read_to_string(&path).is_ok_and(|found| found.trim() == commit) {
-            refs.push(path);
         }
     }
     Ok(())

@@ -3,7 +3,11 @@ use std::sync::Arc;
 use modelcache_crds::model_cache_node::Phase;
 use modelcache_crds::names::ready_label;
 
+use serde_json::json;
+
+use super::diff::{has_our_form, is_as_planned};
 use super::*;
+use crate::reconcile::build;
 use crate::reconcile::fixtures::{SIZE, Scene, model};
 
 const WITH_CLAIM: &str = "

@@ -7,6 +7,7 @@ use modelcache_crds::model_cache_node::{NodeModel, NodeSnapshot, NodeSnapshotSta
 use modelcache_crds::names;
 
 use super::{NodePlan, Plan, is_ready, reported};
+use crate::agents::Agents;
 use crate::picture::{IntentSeen, NodeSeen, Picture, node_model};
 use crate::reconcile::validate::World;
 
@@ -19,13 +20,13 @@ struct Holding {
 
 type Holdings = BTreeMap<NodeModel, Holding>;
 
-pub(super) fn plan(picture: &Picture, world: &World, plan: &mut Plan) {
+pub(super) fn plan(picture: &Picture, world: &World, agents: &Agents, plan: &mut Plan) {
     let leaving = leaving(picture, world, plan);
     let mut assigned = assign(world, plan, picture);
     for (node, seen) in picture.nodes.iter().filter(|(_, node)| !node.deleting) {
         plan.managed.insert(node.clone());
         let mut holdings = assigned.remove(node).unwrap_or_default();
-        if seen.usable() {
+        if agents.run_on(seen) {
             keep(picture, world, node, seen, &leaving, &mut holdings);
         }
         let (labels, published) = labels(picture, node, seen, &holdings, &leaving);

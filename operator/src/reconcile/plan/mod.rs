@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use modelcache_crds::model_cache_node::{NodeModel, NodeSnapshot, NodeSnapshotStatus, Phase};
 
+use crate::agents::Agents;
 use crate::coordinator::CoordinatedSnapshot;
 use crate::fault::Fault;
 use crate::picture::{Picture, SnapshotSeen};
@@ -134,9 +135,9 @@ pub enum Standing {
     },
 }
 
-/// Makes the plan. Volumes show directories below `cache_dir`.
+/// Makes the plan.
 #[must_use]
-pub fn plan(picture: &Picture, world: &World, cache_dir: &str) -> Plan {
+pub fn plan(picture: &Picture, world: &World, agents: &Agents) -> Plan {
     let mut plan = Plan::default();
     let snapshots = SnapshotIndex::new(picture);
     for cache in &world.caches {
@@ -160,11 +161,11 @@ pub fn plan(picture: &Picture, world: &World, cache_dir: &str) -> Plan {
             .collect();
         plan.outlooks.push(Outlook {
             models,
-            selection: pools::select(picture, cache),
+            selection: pools::select(picture, agents, cache),
         });
     }
-    volumes::plan(picture, world, cache_dir, &mut plan);
-    holdings::plan(picture, world, &mut plan);
+    volumes::plan(picture, world, &agents.cache_dir, &mut plan);
+    holdings::plan(picture, world, agents, &mut plan);
     stand(picture, world, &mut plan);
     coordination::plan(picture, world, &mut plan);
     stale_snapshots(picture, world, &mut plan);

@@ -1,7 +1,8 @@
 //! Which nodes belong to which pool of a ModelCache.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use crate::agents::Agents;
 use crate::picture::Picture;
 use crate::reconcile::validate::Cache;
 
@@ -12,6 +13,10 @@ pub struct Selection {
     pub pools: BTreeMap<String, usize>,
     /// Positions of all pools that select it, for nodes that several do; each counts to the first.
     pub overlaps: BTreeMap<String, Vec<usize>>,
+    /// Nodes that pools of the spec select although no agent runs there. They hold nothing and are not counted.
+    pub without_agent: BTreeSet<String>,
+    /// Where agents run, for people.
+    pub agents: String,
 }
 
 impl Selection {
@@ -31,11 +36,13 @@ impl Selection {
     }
 }
 
-/// Selects among the nodes that can run the agent. Whether a node is ready or cordoned does not matter: a model may well
-/// arrive before the pods do.
-pub(super) fn select(picture: &Picture, cache: &Cache) -> Selection {
-    let mut selection = Selection::default();
-    for (name, node) in picture.nodes.iter().filter(|(_, node)| node.usable()) {
+/// Selects among the nodes that agents run on: a node without one would be waited for for ever.
+pub(super) fn select(picture: &Picture, agents: &Agents, cache: &Cache) -> Selection {
+    let mut selection = Selection {
+        agents: agents.nodes(),
+        ..Selection::default()
+    };
+    for (name, node) in picture.nodes.iter().filter(|(_, node)| !node.deleting) {
         let pools: Vec<usize> = cache
             .pools
             .iter()
@@ -43,6 +50,19 @@ pub(super) fn select(picture: &Picture, cache: &Cache) -> Selection {
             .filter(|(_, pool)| pool.selects(node))
             .map(|(position, _)| position)
             .collect();
+        if !agents.run_on(node) {
+            // The pool that a spec without pools means is just those with an agent.
+            let meant = |pool: &usize| {
+                cache
+                    .pools
+                    .get(*pool)
+                    .is_some_and(|pool| pool.name.is_some())
+            };
+            if pools.iter().any(meant) {
+                selection.without_agent.insert(name.clone());
+            }
+            continue;
+        }
         if let Some(first) = pools.first() {
             selection.pools.insert(name.clone(), *first);
         }

@@ -1,9 +1,9 @@
-use std::fmt::Write as _;
+mod random;
+
 use std::sync::Arc;
 
 use modelcache_crds::model_cache::SourcePolicy as Policy;
 use modelcache_crds::names::ready_label;
-use proptest::prelude::*;
 
 use super::*;
 use crate::picture::{CacheSeen, NodeSeen};
@@ -79,6 +79,31 @@ fn nodes_that_cannot_run_the_agent_are_left_out() {
     assert_eq!(held(&plan).keys().collect::<Vec<_>>(), [&"n1"]);
     // What somebody is deleting is not written any more.
     assert!(!plan.managed.contains("n3"));
+}
+
+#[test]
+fn only_nodes_with_an_agent_hold_models() {
+    let scene = both_known().agents_on("gpu=a100");
+    // Without pools.
+    let (_, plan) = scene.clone().simple_cache("one", "acme/big").plan();
+    assert_eq!(held(&plan).keys().collect::<Vec<_>>(), [&"n1", &"n2"]);
+    assert_eq!(plan.outlooks[0].models[0].nodes.len(), 2);
+    assert!(plan.outlooks[0].selection.without_agent.is_empty());
+    // Pools select among them.
+    let (_, plan) = scene.clone().cache("one", POOLS).plan();
+    assert_eq!(held(&plan).keys().collect::<Vec<_>>(), [&"n1", &"n2"]);
+    let selection = &plan.outlooks[0].selection;
+    assert_eq!(selection.without_agent, BTreeSet::from(["n3".to_owned()]));
+    assert_eq!(selection.agents, "nodes with gpu=a100");
+    // A node that loses its agent no longer counts as ready, whatever was said there last.
+    let label = ready_label("one", "m");
+    let (_, plan) = scene
+        .simple_cache("one", "acme/big")
+        .holds("n3", "big-1", &[model("one", "m")], Phase::Ready, SIZE)
+        .labelled("n3", &label)
+        .plan();
+    assert!(!held(&plan).contains_key("n3"));
+    assert!(plan.labels["n3"].is_empty());
 }
 
 #[test]
@@ -440,61 +465,4 @@ fn bytes_are_summed_over_all_nodes() {
     let outlook = &scene.plan().1.outlooks[0].models[0];
     assert_eq!(outlook.origin_bytes, 750);
     assert_eq!(outlook.peer_bytes, 750);
-}
-
-proptest! {
-    /// Whatever the labels and pools are: a node holds the models of the first pool that selects it and no others, and
-    /// a pass over what the plan made changes nothing any more.
-    #[test]
-    fn every_node_holds_what_its_first_pool_says(
-        labels in prop::collection::vec(0_u8..4, 1..8),
-        pools in prop::collection::vec((0_u8..4, prop::bool::ANY, prop::bool::ANY), 0..4),
-    ) {
-        let mut scene = Scene::default().known("acme/big", "big-1").known("acme/small", "small-1");
-        for (number, label) in labels.iter().enumerate() {
-            scene = scene.node(&format!("n{number}"), &[&format!("kind=k{label}")]);
-        }
-        let mut spec = "models:\n- {name: big, source: {huggingFace: {repository: acme/big}}}\n- {name: small, source: {huggingFace: {repository: acme/small}}}\nnodePools:\n".to_owned();
-        for (number, (label, not, both)) in pools.iter().enumerate() {
-            let operator = if *not { "NotIn" } else { "In" };
-            let models = if *both { "[]" } else { "[small]" };
-            writeln!(
-                spec,
-                "- {{name: p{number}, models: {models}, nodeSelector: {{matchExpressions: [{{key: kind, operator: {operator}, values: [k{label}]}}]}}}}"
-            )
-            .unwrap();
-        }
-        if pools.is_empty() {
-            spec.push_str("  []\n");
-        }
-        let scene = scene.cache("one", &spec);
-        let (_, plan) = scene.plan();
-        for (number, label) in labels.iter().enumerate() {
-            let first = pools.iter().find(|(wanted, not, _)| (label == wanted) != *not);
-            let expected: &[&str] = match first {
-                None if pools.is_empty() => &["big-1", "small-1"],
-                None => &[],
-                Some((_, _, true)) => &["big-1", "small-1"],
-                Some((_, _, false)) => &["small-1"],
-            };
-            let have = held(&plan).remove(format!("n{number}").as_str()).unwrap_or_default();
-            prop_assert_eq!(have, expected);
-        }
-        // Carried out, the plan is stable.
-        let mut after = scene.clone();
-        for (node, node_plan) in &plan.nodes {
-            for snapshot in &node_plan.snapshots {
-                after = after.holds(node, &snapshot.name, &snapshot.models, Phase::Ready, SIZE);
-            }
-        }
-        for node in plan.nodes.keys() {
-            let labels = after.plan().1.labels[node].clone();
-            for label in labels {
-                after = after.labelled(node, &label);
-            }
-        }
-        let (_, again) = after.plan();
-        let actions = crate::reconcile::apply::actions(&after.picture, &again);
-        prop_assert!(actions.iter().all(Vec::is_empty), "{:?}", actions);
-    }
 }

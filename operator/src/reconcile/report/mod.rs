@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use kube::api::{Patch, PatchParams};
 use kube::runtime::events::{Event, EventType, Recorder, Reporter as Identity};
 use kube::{Api, Client, Resource as _};
-use modelcache_crds::conditions::{self, Finding, Status, types};
+use modelcache_crds::conditions::{self, Finding, Status, reasons, types};
 use modelcache_crds::model_cache_node::Phase;
 use modelcache_crds::names::OPERATOR_MANAGER;
 use modelcache_crds::quantity::human_bytes;
@@ -25,7 +25,6 @@ use super::plan::Plan;
 use super::validate::{Cache, World};
 use crate::metrics::{ConditionLabel, Metrics, ModelLabel, ModelNumbers, Stage};
 use crate::picture::Picture;
-use crate::reasons;
 
 pub use self::status::{Note, Subject};
 

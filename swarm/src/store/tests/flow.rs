@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 
 use super::power::{World, within};
@@ -226,12 +227,15 @@ fn a_published_content_that_changed_its_size_is_withdrawn() {
         .path()
         .join("blobs")
         .join(snapshot.files[5].blob.etag());
+    // Nobody but root may write to it as it is published.
+    fs::set_permissions(&blob, fs::Permissions::from_mode(0o644)).unwrap();
     fs::OpenOptions::new()
         .write(true)
         .open(&blob)
         .unwrap()
         .set_len(3)
         .unwrap();
+    fs::set_permissions(&blob, fs::Permissions::from_mode(0o444)).unwrap();
     let (_store, one) = open(root.path(), &snapshot);
     assert!(!one.published() && !one.is_whole());
     assert!(!root.path().join("models/cache/m").is_symlink());

@@ -1,7 +1,11 @@
+use std::collections::BTreeSet;
+
+use modelcache_crds::conditions::types;
 use modelcache_crds::model_cache_node::Phase;
 
 use super::*;
 use crate::fault::Fault;
+use crate::reconcile::apply::Applied;
 use crate::reconcile::fixtures::{SIZE, Scene, model};
 use crate::resolve::Resolution;
 
@@ -259,6 +263,53 @@ fn no_node_is_said_with_the_selector() {
 }
 
 #[test]
+fn nodes_without_an_agent_are_said_and_not_waited_for() {
+    let told = |agents: &str, pools: &str| {
+        let spec = format!(
+            "{{models: [{{name: m, source: {{huggingFace: {{repository: acme/big}}}}}}], nodePools: {pools}}}"
+        );
+        let scene = Scene::new()
+            .agents_on(agents)
+            .known("acme/big", "big-1")
+            .cache("one", &spec);
+        let scene = holding(scene, &[(Phase::Ready, SIZE), (Phase::Ready, SIZE)]);
+        let (status, _) = tell(&scene, &ModelCacheStatus::default());
+        let (ready, reason, message) = condition(&status, types::READY);
+        (format!("{} {ready} {reason}", status.ready), message)
+    };
+    // Without pools, those with an agent are meant.
+    let (short, message) = told("gpu=a100", "[]");
+    assert_eq!(short, "2/2 True AllNodesReady");
+    assert_eq!(message, "all 2 nodes hold all models, verified");
+    // A pool says which nodes it wants: one that cannot be is named.
+    let (short, message) = told("gpu=a100", "[{name: p}]");
+    assert_eq!(short, "2/2 True AllNodesReady");
+    assert_eq!(
+        message,
+        "all 2 nodes hold all models, verified; not counted: node \"n3\", selected by spec.nodePools but without an \
+         agent (agents run on nodes with gpu=a100)"
+    );
+    let (short, message) = told("gpu=t4", "[{name: p}]");
+    assert_eq!(short, "0/1 False Downloading");
+    assert!(
+        message.contains("not counted: nodes \"n1\", \"n2\""),
+        "{message}"
+    );
+    // Nothing but such nodes.
+    let (short, message) = told(
+        "gpu=a100",
+        "[{name: p, nodeSelector: {matchLabels: {gpu: t4}}}]",
+    );
+    assert_eq!(short, "0/0 False NoNodes");
+    for part in ["\"p\" (gpu=t4)", "\"n3\"", "gpu=a100", "agent.nodeSelector"] {
+        assert!(message.contains(part), "{part}: {message}");
+    }
+    let (short, message) = told("gpu=none", "[]");
+    assert_eq!(short, "0/0 False NoNodes");
+    assert!(message.contains("gpu=none"), "{message}");
+}
+
+#[test]
 fn a_suspended_cache_says_so() {
     let spec =
         "{suspend: true, models: [{name: m, source: {huggingFace: {repository: acme/big}}}]}";
@@ -285,7 +336,7 @@ fn a_claim_that_cannot_be_made_is_told_with_its_field() {
     );
     let found = problems(&world.caches[0], &plan.outlooks[0], &applied);
     assert_eq!(found.len(), 1);
-    assert_eq!(found[0].reason, own::VOLUME_CLAIM_FAILED);
+    assert_eq!(found[0].reason, reasons::VOLUME_CLAIM_FAILED);
     for part in ["spec.volumeClaims[0]", "gone/c", "not found"] {
         assert!(found[0].message.contains(part), "{}", found[0].message);
     }

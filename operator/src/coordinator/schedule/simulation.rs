@@ -326,11 +326,13 @@ impl Simulation {
                 let wants: Vec<u32> = member.wants.iter().collect();
                 _ = writeln!(
                     text,
-                    "{node} wants {wants:?} open {:?} backoff {:?} avoid {:?} stranded {:?} discarding {:?}",
+                    "{node} wants {wants:?} open {:?} backoff {:?} avoid {:?} stranded {:?} hub only {:?} corrupt {:?} discarding {:?}",
                     member.open,
                     member.backoff,
                     member.avoid,
                     member.stranded.iter().collect::<Vec<_>>(),
+                    member.hub_only.iter().collect::<Vec<_>>(),
+                    member.corrupt,
                     member.discarding
                 );
             }
@@ -361,6 +363,10 @@ impl Simulation {
         match event {
             Event::Start(node) => {
                 let agent = &mut self.agents[node];
+                // A node has one agent: whoever was killed twice, or before it began, is started once.
+                if agent.alive || agent.dead {
+                    return;
+                }
                 agent.alive = true;
                 agent.process += 1;
                 self.connect_soon(node, 10);

@@ -148,6 +148,24 @@ fn a_node_that_spoils_what_it_fetches_does_not_hold_the_others_up() {
 }
 
 #[test]
+fn a_node_whose_start_was_planned_twice_runs_one_agent() {
+    // Killed before it began, it would begin twice; the second agent would forget what the first one was ordered to do.
+    let mut nodes = honest(2);
+    nodes[1].0 = 12_000;
+    for kill in (0..12_000).step_by(500) {
+        let outcome = Simulation::run(World {
+            nodes: nodes.clone(),
+            faults: vec![(kill, Fault::Kill(1))],
+            policy: SourcePolicy::OriginOnly,
+            failing: 30,
+            ..World::default()
+        });
+        assert!(outcome.finished, "{}", outcome.stuck);
+        assert!(outcome.ended < 600_000, "{} ms", outcome.ended);
+    }
+}
+
+#[test]
 fn a_hub_that_is_down_is_asked_less_and_less() {
     let outcome = Simulation::run(World {
         nodes: honest(8),

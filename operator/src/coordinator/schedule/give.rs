@@ -6,6 +6,7 @@ use modelcache_swarm::coordination::CoordinatorMessage;
 use modelcache_swarm::segment::PieceHashes;
 
 use super::SourcePolicy;
+use super::backoff::Backoff;
 use super::bits::first_from;
 use super::ledger::{LEVELS, Lease, Ledger, Member, NodeId, Segment, Snap, SnapId};
 
@@ -27,6 +28,30 @@ impl Member {
                 .avoid
                 .get(&(index, holder))
                 .is_some_and(|avoid| avoid.waits(now))
+    }
+
+    /// Whether it waits before it gets a segment once more that was wrong again and again.
+    fn rests(&self, index: u32, now: u64) -> bool {
+        let wrong = self.corrupt.get(&index);
+        wrong.is_some_and(|wrong| wrong.again() && wrong.waits(now))
+    }
+
+    /// From whom to take a segment that was wrong here: all of a wrong blob comes from one holder, so that one that lies
+    /// cannot spoil what the others give, and the next time from another. Who gives nothing is passed over.
+    fn giver(&self, taker: NodeId, index: u32, segment: &Segment) -> Option<NodeId> {
+        let others = segment.holders.iter().filter(|one| one.node != taker);
+        let giver = others.min_by_key(|holder| {
+            let key = (index, holder.node);
+            let silent = self.avoid.get(&key).is_some_and(Backoff::hopeless);
+            let blamed = self.blamed.get(&key).copied().unwrap_or(0);
+            (
+                silent,
+                blamed,
+                !holder.verified,
+                scatter(holder.node, taker, 0),
+            )
+        });
+        giver.map(|holder| holder.node)
     }
 }
 
@@ -57,7 +82,7 @@ impl Ledger {
         let members = snap.members.iter();
         let mut takers: Vec<NodeId> = members
             .filter(|(node, member)| {
-                let barred = member.hub_only.has(index) && self.reaches_hub(snap, member);
+                let barred = member.hub_only.has(index) && self.reaches_hub(snap, member, now);
                 member.wants.has(index) && !barred && self.may_take(**node)
             })
             .map(|(node, _)| *node)
@@ -85,13 +110,15 @@ impl Ledger {
         }
     }
 
-    /// Whether a node could get a segment from the hub, as far as is known.
-    fn reaches_hub(&self, snap: &Snap, member: &Member) -> bool {
+    /// Whether a node could get a segment from the hub, as far as is known. What failed is tried again when its wait is
+    /// over: were nodes to take from each other from then on, then nothing would ever find out that the hub is back.
+    fn reaches_hub(&self, snap: &Snap, member: &Member, now: u64) -> bool {
+        let gone = |backoff: &Backoff| backoff.hopeless() && backoff.waits(now);
         snap.config.as_ref().is_some_and(|config| {
             config.policy != SourcePolicy::PeersOnly
-                && !self.endpoints[config.endpoint].backoff.failing()
-                && !snap.backoff.failing()
-                && !member.backoff.failing()
+                && !gone(&self.endpoints[config.endpoint].backoff)
+                && !gone(&snap.backoff)
+                && !gone(&member.backoff)
         })
     }
 
@@ -142,7 +169,7 @@ impl Ledger {
         if member.wanting == 0 || !snap.is_shared() {
             return None;
         }
-        let barred = if self.reaches_hub(snap, member) {
+        let barred = if self.reaches_hub(snap, member, now) {
             u64::MAX
         } else {
             0
@@ -203,15 +230,15 @@ impl Ledger {
         let member = snap.members.get(&taker)?;
         let segment = &snap.segments[index as usize];
         let usable = |node: NodeId| node != taker && !member.avoids(index, node, now);
+        if member.corrupt.contains_key(&index) {
+            let giver = member.giver(taker, index, segment)?;
+            let now = from.is_none_or(|from| from == giver)
+                && !member.rests(index, now)
+                && usable(giver)
+                && self.has_room(snap, giver, index);
+            return now.then_some(giver);
+        }
         let pieces = segment.mixed.then(|| segment.best_pieces(usable)).flatten();
-        let room = |node: NodeId| {
-            self.may_give(node)
-                && if snap.sole.has(index) {
-                    snap.offered.has(index) && self.may_give_first_copy(node)
-                } else {
-                    segment.uploads(node) < self.settings.uploads_per_segment
-                }
-        };
         // Who has much that nobody else holds gives that first, and leaves the rest to those who have not.
         let laden = |node: NodeId| {
             let alone = snap
@@ -229,7 +256,7 @@ impl Ledger {
                 && usable(holder.node)
                 && pieces.is_none_or(|best| Arc::ptr_eq(best, &holder.pieces))
                 && !(relieved && laden(holder.node))
-                && room(holder.node)
+                && self.has_room(snap, holder.node, index)
         });
         let best = holders.min_by_key(|holder| {
             let node = holder.node;
@@ -239,6 +266,17 @@ impl Ledger {
             (suspicious, load, scatter(node, taker, index))
         });
         best.map(|holder| holder.node)
+    }
+
+    /// Whether a holder may give a segment once more now.
+    fn has_room(&self, snap: &Snap, holder: NodeId, index: u32) -> bool {
+        self.may_give(holder)
+            && if snap.sole.has(index) {
+                snap.offered.has(index) && self.may_give_first_copy(holder)
+            } else {
+                let uploads = snap.segments[index as usize].uploads(holder);
+                uploads < self.settings.uploads_per_segment
+            }
     }
 
     fn order_take(&mut self, taker: NodeId, id: SnapId, index: u32, holder: NodeId, now: u64) {
@@ -286,7 +324,7 @@ impl Ledger {
         }
     }
 
-    /// What to fetch next of a snapshot, and who: the node that fetched least of it.
+    /// What to fetch next of a snapshot, and who: of the nodes that failed least the one that fetched least of it.
     fn find_fetch(&self, id: SnapId, now: u64) -> Option<(NodeId, u32)> {
         let snap = &self.snaps[id];
         let config = snap.config.as_ref()?;
@@ -301,10 +339,12 @@ impl Ledger {
         {
             return None;
         }
-        let mut best: Option<((u32, u32), NodeId, u32)> = None;
+        // Any node may do that, even one that rests: a node that never reaches the hub must not be the only one to try.
+        let probe = snap.backoff.failing() || endpoint.backoff.failing();
+        let mut best: Option<((u32, u32, u32), NodeId, u32)> = None;
         for (node, member) in &snap.members {
             let fetches = self.nodes[*node].fetches;
-            let key = (member.fetched, fetches);
+            let key = (member.backoff.failures(), member.fetched, fetches);
             if member.wanting == 0
                 || fetches >= self.settings.fetches_per_node
                 || member.backoff.waits(now)
@@ -312,7 +352,7 @@ impl Ledger {
             {
                 continue;
             }
-            if let Some(index) = find_fetch_of(snap, *node, member, config.policy, now) {
+            if let Some(index) = find_fetch_of(snap, *node, member, config.policy, probe, now) {
                 best = Some((key, *node, index));
             }
         }
@@ -355,17 +395,19 @@ fn find_fetch_of(
     node: NodeId,
     member: &Member,
     policy: SourcePolicy,
+    probe: bool,
     now: u64,
 ) -> Option<u32> {
     let everything = policy == SourcePolicy::OriginOnly;
     let word = |at: usize| {
-        let needed = if everything {
-            u64::MAX
-        } else {
-            (snap.unheld.words()[at] | member.stranded.words()[at] | member.hub_only.words()[at])
-                & !snap.fetching.words()[at]
-        };
-        member.wants.words()[at] & needed & !snap.held_back.words()[at]
+        let wants = member.wants.words()[at];
+        let in_time = !snap.held_back.words()[at];
+        if everything {
+            return wants & in_time;
+        }
+        let missing = (snap.unheld.words()[at] | member.stranded.words()[at]) & in_time;
+        // What others find wrong again and again does not keep this node from the hub.
+        wants & (missing | member.hub_only.words()[at]) & !snap.fetching.words()[at]
     };
     let reserved = |index: u32| {
         let keeper = snap.reserved.get(&index);
@@ -380,7 +422,9 @@ fn find_fetch_of(
         holders.all(|holder| member.avoids(index, holder.node, now))
     };
     let fetchable = |index: u32| {
-        everything || !reserved(index) && (member.hub_only.has(index) || unreachable(index))
+        everything
+            || (probe || !member.rests(index, now))
+                && (member.hub_only.has(index) || !reserved(index) && unreachable(index))
     };
     first_from(member.cursor, snap.unheld.words().len(), word, fetchable)
 }

@@ -128,8 +128,10 @@ pub(super) struct Member {
     pub(super) hub_only: Bits,
     /// From whom it took what is not verified yet.
     pub(super) taken_from: BTreeMap<u32, NodeId>,
-    /// How often it found a segment in a blob with a wrong hash.
-    pub(super) corrupt: BTreeMap<u32, u32>,
+    /// How often it found a segment in a blob with a wrong hash, and how long it waits before it gets it once more.
+    pub(super) corrupt: BTreeMap<u32, Backoff>,
+    /// How often a holder gave a part of a blob that was wrong then, by segment of that blob.
+    pub(super) blamed: BTreeMap<(u32, NodeId), u32>,
     pub(super) discarding: Option<Discarding>,
 }
 
@@ -256,6 +258,7 @@ impl Snap {
                 hub_only: Bits::empty(self.size),
                 taken_from: BTreeMap::new(),
                 corrupt: BTreeMap::new(),
+                blamed: BTreeMap::new(),
                 discarding: None,
             },
         );

@@ -1,6 +1,6 @@
 //! What agents report, and what it changes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use modelcache_swarm::coordination::{AgentMessage, CoordinatorMessage, Held};
@@ -308,6 +308,7 @@ impl Ledger {
                 holder.verified = true;
                 member.taken_from.remove(&index);
                 member.corrupt.remove(&index);
+                member.blamed.retain(|(one, _), _| *one != index);
                 member.hub_only.set(index, false);
                 snap.corrupt.set(index, false);
                 snap.reserved.remove(&index);
@@ -411,7 +412,7 @@ impl Ledger {
         for index in segments.iter().filter(|index| **index < snap.size) {
             bad.set(*index, true);
         }
-        let Some(member) = snap.members.get(&node) else {
+        let Some(member) = snap.members.get_mut(&node) else {
             return;
         };
         let mut mine = member.held.clone();
@@ -420,6 +421,10 @@ impl Ledger {
             // It was told to discard them before we read that it did.
             return;
         }
+        let wrong: BTreeMap<u32, Arc<PieceHashes>> = mine
+            .iter()
+            .filter_map(|index| Some((index, snap.pieces_of(node, index)?)))
+            .collect();
         snap.corrupt.add(&bad);
         if !snap.corrupt_backoff.waits(now) {
             snap.corrupt_backoff
@@ -428,16 +433,29 @@ impl Ledger {
         let until = snap.corrupt_backoff.until();
         snap.hold_back(bad.clone(), until, None);
         snap.reserve(&bad, node);
-        let wrong: BTreeMap<u32, Arc<PieceHashes>> = mine
+        let Some(member) = snap.members.get_mut(&node) else {
+            return;
+        };
+        let before = mine.iter().filter_map(|index| member.corrupt.get(&index));
+        let worst = before.max_by_key(|wrong| wrong.failures()).cloned();
+        let mut found = worst.unwrap_or_default();
+        found.fail(now, now, self.settings.corrupt_backoff, 0);
+        let givers = mine
             .iter()
-            .filter_map(|index| Some((index, snap.pieces_of(node, index)?)))
-            .collect();
+            .filter_map(|index| member.taken_from.get(&index));
+        for giver in givers.copied().collect::<BTreeSet<_>>() {
+            for index in mine.iter() {
+                *member.blamed.entry((index, giver)).or_default() += 1;
+            }
+        }
         for index in mine.iter() {
-            self.throw_away(node, id, index, now);
+            self.throw_away(node, id, index, &found, now);
         }
         let snap = &self.snaps[id];
         let config = snap.config.as_ref();
-        if config.is_none_or(|config| config.policy != SourcePolicy::OriginOnly) {
+        // The first time only: a node that gets it from a liar again and again would have the others throw away for ever
+        // what they did not have the time to verify.
+        if !found.again() && config.is_none_or(|config| config.policy != SourcePolicy::OriginOnly) {
             let others: Vec<NodeId> = snap
                 .members
                 .keys()
@@ -451,23 +469,21 @@ impl Ledger {
     }
 
     /// Enters that a node threw a segment away because its blob was wrong.
-    fn throw_away(&mut self, node: NodeId, id: SnapId, index: u32, now: u64) {
+    fn throw_away(&mut self, node: NodeId, id: SnapId, index: u32, found: &Backoff, now: u64) {
         self.remove_holder(node, id, index);
         let snap = &mut self.snaps[id];
         let Some(member) = snap.members.get_mut(&node) else {
             return;
         };
-        let times = member.corrupt.entry(index).or_default();
-        *times += 1;
-        let again = *times > 1;
-        member.hub_only.set(index, again);
+        member.corrupt.insert(index, found.clone());
+        member.hub_only.set(index, found.again());
         let Some(holder) = member.taken_from.remove(&index) else {
             return;
         };
         // One bad segment spoils all of its blob: who verified what it gave is most likely innocent, the first time.
         let mut holders = snap.segments[index as usize].holders.iter();
         let proven = holders.any(|one| one.node == holder && one.verified);
-        if again || !proven {
+        if found.again() || !proven {
             self.strike(node, id, index, holder, now);
         }
     }

@@ -201,7 +201,6 @@ mod tests {
         refused(&judged(|s| s.audiences = Some(vec![])), "not meant for");
         let other = judged(|s| s.audiences = Some(vec!["other".to_owned()]));
         refused(&other, "not meant for");
-        // An API server that was not asked for an audience answers with its own.
         let longer = judged(|s| s.audiences = Some(vec![format!("{AUDIENCE}/more")]));
         refused(&longer, "not meant for");
     }

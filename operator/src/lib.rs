@@ -13,6 +13,8 @@ pub mod http;
 pub mod metrics;
 mod mirror;
 pub mod picture;
+#[cfg(test)]
+mod properties;
 mod reasons;
 pub mod reconcile;
 pub mod resolve;

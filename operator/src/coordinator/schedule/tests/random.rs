@@ -1,10 +1,10 @@
 //! Everybody becomes whole in every world.
 
 use proptest::prelude::*;
-use proptest::test_runner::RngSeed;
 
 use super::super::simulation::{Character, Fault, Outcome, Simulation, World};
 use super::super::{Settings, SourcePolicy};
+use crate::properties::cases;
 
 fn fault(nodes: usize) -> impl Strategy<Value = Fault> {
     prop_oneof![
@@ -65,37 +65,20 @@ prop_compose! {
     }
 }
 
-/// The same worlds in every run: a world that fails is a defect to mend, not a run to repeat. `PROPTEST_RNG_SEED` gives
-/// others, `PROPTEST_CASES` more.
-fn config() -> ProptestConfig {
-    let mut config = ProptestConfig {
-        max_shrink_iters: 300,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    };
-    if config.rng_seed == RngSeed::Random {
-        config.rng_seed = RngSeed::Fixed(1);
-    }
-    if std::env::var_os("PROPTEST_CASES").is_none() {
-        config.cases = 400;
-    }
-    config
-}
-
 /// Runs a world that must end, and says which one it was if it does not.
 fn ends(world: &World) -> Result<Outcome, TestCaseError> {
     let outcome = Simulation::run(world.clone());
     prop_assert!(
         outcome.finished,
         "with {:?} the world {world:?} does not end: {}",
-        config().rng_seed,
+        cases(1).rng_seed,
         outcome.stuck
     );
     Ok(outcome)
 }
 
 proptest! {
-    #![proptest_config(config())]
+    #![proptest_config(cases(500))]
 
     #[test]
     fn everybody_becomes_whole_whatever_happens(world in worlds()) {

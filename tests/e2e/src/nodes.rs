@@ -1,0 +1,179 @@
+//! Looking at a node and acting on it from a pod, as it works on any cluster.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::Api;
+use modelcache_test_cluster::ClusterError;
+
+use crate::wait::until;
+use crate::world::{APPS, World, is_ready};
+
+impl World {
+    /// Runs a shell script on a node, as root among the node's own processes and with its cache mounted read-only where
+    /// the node has it; what it printed.
+    pub async fn on_node(&self, node: &str, script: &str) -> Result<String> {
+        let pod = self.node_pod(node, true).await?;
+        self.kubectl(&["-n", APPS, "exec", &pod, "--", "/bin/sh", "-c", script])
+    }
+
+    /// Removes the cache of a node.
+    pub(crate) async fn empty_cache(&self, node: &str) -> Result<()> {
+        let pod = self.node_pod(node, false).await?;
+        let script = format!("rm -rf {0}/* {0}/.[!.]*", self.cache_dir());
+        self.kubectl(&["-n", APPS, "exec", &pod, "--", "/bin/sh", "-c", &script])?;
+        Ok(())
+    }
+
+    /// The running pod for one of the above; its name.
+    async fn node_pod(&self, node: &str, read_only: bool) -> Result<String> {
+        let purpose = if read_only { "look" } else { "sweep" };
+        let name = format!("{purpose}-{node}");
+        let image = self.images.name("busybox");
+        let directory = self.cache_dir();
+        self.apply(&format!(
+            "apiVersion: v1
+kind: Pod
+metadata: {{name: {name}, namespace: {APPS}}}
+spec:
+  nodeName: {node}
+  hostPID: true
+  terminationGracePeriodSeconds: 0
+  tolerations: [{{operator: Exists}}]
+  containers:
+  - name: look
+    image: {image}
+    imagePullPolicy: IfNotPresent
+    command: [/bin/sh, -c, 'sleep 100000']
+    volumeMounts: [{{name: cache, mountPath: {directory}, readOnly: {read_only}}}]
+  volumes:
+  - {{name: cache, hostPath: {{path: {directory}}}}}
+"
+        ))
+        .await?;
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), APPS);
+        until(format!("pod {name}"), Duration::from_mins(1), || async {
+            if is_ready(&api.get(&name).await?) {
+                Ok(())
+            } else {
+                bail!("not ready")
+            }
+        })
+        .await?;
+        Ok(name)
+    }
+
+    /// SIGKILL to a program on a node.
+    pub async fn kill(&self, node: &str, program: &str) -> Result<()> {
+        let pattern = itself_apart(program);
+        match self
+            .cluster
+            .node_exec(node, &["pkill", "-KILL", "-f", &pattern])
+        {
+            Err(ClusterError::NeedsRig { .. }) => {
+                self.on_node(node, &format!("pkill -KILL -f '{pattern}'"))
+                    .await?;
+            }
+            answer => _ = answer?,
+        }
+        Ok(())
+    }
+
+    /// Peak resident memory of a program on a node, in MB of 10⁶ bytes; none if it does not run there.
+    pub async fn peak_memory(&self, node: &str, program: &str) -> Result<Option<u64>> {
+        let pattern = itself_apart(program);
+        let script =
+            format!("for p in $(pgrep -f '{pattern}'); do grep VmHWM /proc/$p/status; done; true");
+        let kilobytes = self
+            .on_node(node, &script)
+            .await?
+            .lines()
+            .filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok())
+            .max();
+        Ok(kilobytes.map(|kilobytes| kilobytes * 1024 / 1_000_000))
+    }
+
+    /// Copies what a claim of a model shows on a node into a local directory, links as links.
+    pub async fn copy_volume(
+        &self,
+        node: &str,
+        cache: &str,
+        model: &str,
+        into: &Path,
+    ) -> Result<()> {
+        let pod = self.node_pod(node, true).await?;
+        let script = format!(
+            "cd \"$(readlink -f {}/models/{cache}/{model})\" && tar -cf - hub",
+            self.cache_dir()
+        );
+        std::fs::create_dir_all(into)?;
+        let mut pack = self
+            .cluster
+            .kubectl_command(&["-n", APPS, "exec", &pod, "--", "/bin/sh", "-c", &script])?
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("cannot start kubectl")?;
+        let packed = pack.stdout.take().context("kubectl has no output")?;
+        let unpacked = std::process::Command::new("tar")
+            .arg("-xf")
+            .arg("-")
+            .arg("-C")
+            .arg(into)
+            .stdin(packed)
+            .status()
+            .context("cannot start tar")?;
+        let packed = pack.wait()?;
+        ensure!(
+            packed.success() && unpacked.success(),
+            "the cache of {node} cannot be copied"
+        );
+        Ok(())
+    }
+}
+
+/// The pattern of a program's command line that does not match the shell that carries it.
+fn itself_apart(program: &str) -> String {
+    let (first, rest) = program.split_at(1);
+    format!("[{first}]{rest} run")
+}
+
+/// A directory that is removed with its owner.
+pub struct Scratch(PathBuf);
+
+impl Scratch {
+    /// A fresh one.
+    pub fn new(purpose: &str) -> Result<Self> {
+        let path =
+            std::env::temp_dir().join(format!("modelcache-{purpose}-{}", std::process::id()));
+        std::fs::create_dir_all(&path)
+            .with_context(|| format!("cannot make {}", path.display()))?;
+        Ok(Self(path))
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::itself_apart;
+
+    #[test]
+    fn a_pattern_does_not_contain_what_it_looks_for() {
+        let pattern = itself_apart("modelcache-agent");
+        assert_eq!(pattern, "[m]odelcache-agent run");
+        assert!(!pattern.contains("modelcache-agent run"));
+    }
+}

@@ -7,7 +7,6 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::Api;
-use modelcache_test_cluster::ClusterError;
 
 use crate::wait::until;
 use crate::world::{APPS, World, is_ready};
@@ -68,27 +67,23 @@ spec:
 
     /// SIGKILL to a program on a node.
     pub async fn kill(&self, node: &str, program: &str) -> Result<()> {
-        let pattern = itself_apart(program);
-        match self
-            .cluster
-            .node_exec(node, &["pkill", "-KILL", "-f", &pattern])
-        {
-            Err(ClusterError::NeedsRig { .. }) => {
-                self.on_node(node, &format!("pkill -KILL -f '{pattern}'"))
-                    .await?;
-            }
-            answer => _ = answer?,
-        }
+        let killed = self
+            .on_node(
+                node,
+                &each(program, "kill -KILL ${p#/proc/} && echo killed"),
+            )
+            .await?;
+        ensure!(
+            killed.contains("killed"),
+            "no {program} runs on {node}: it cannot be killed"
+        );
         Ok(())
     }
 
     /// Peak resident memory of a program on a node, in MB of 10⁶ bytes; none if it does not run there.
     pub async fn peak_memory(&self, node: &str, program: &str) -> Result<Option<u64>> {
-        let pattern = itself_apart(program);
-        let script =
-            format!("for p in $(pgrep -f '{pattern}'); do grep VmHWM /proc/$p/status; done; true");
         let kilobytes = self
-            .on_node(node, &script)
+            .on_node(node, &each(program, "grep VmHWM $p/status"))
             .await?
             .lines()
             .filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok())
@@ -134,10 +129,13 @@ spec:
     }
 }
 
-/// The pattern of a program's command line that does not match the shell that carries it.
-fn itself_apart(program: &str) -> String {
-    let (first, rest) = program.split_at(1);
-    format!("[{first}]{rest} run")
+/// A shell script that does something for each process of a program, whose directory in `/proc` is `$p`. It asks for
+/// the first word of the command line, which nobody needs privileges to see.
+fn each(program: &str, action: &str) -> String {
+    format!(
+        "for p in /proc/[0-9]*; do \
+         case \"$(tr '\\0' '\\n' <$p/cmdline 2>/dev/null | head -n 1)\" in {program} | */{program}) {action} ;; esac; done; true"
+    )
 }
 
 /// A directory that is removed with its owner.
@@ -168,12 +166,26 @@ impl Drop for Scratch {
 
 #[cfg(test)]
 mod tests {
-    use super::itself_apart;
+    use std::process::Command;
+
+    use super::each;
 
     #[test]
-    fn a_pattern_does_not_contain_what_it_looks_for() {
-        let pattern = itself_apart("modelcache-agent");
-        assert_eq!(pattern, "[m]odelcache-agent run");
-        assert!(!pattern.contains("modelcache-agent run"));
+    fn only_the_program_itself_is_found() {
+        let mut child = Command::new("/bin/sleep").arg("60").spawn().unwrap();
+        let output = Command::new("sh")
+            .args(["-c", &each("sleep", "echo ${p#/proc/}")])
+            .output()
+            .unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let found = String::from_utf8(output.stdout).unwrap();
+        let own = output.status.success() && found.lines().any(|pid| pid == child.id().to_string());
+        assert!(own, "{found}");
+        let output = Command::new("sh")
+            .args(["-c", &each("no-such-program", "echo ${p#/proc/}")])
+            .output()
+            .unwrap();
+        assert!(output.stdout.is_empty());
     }
 }

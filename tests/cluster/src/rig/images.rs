@@ -17,7 +17,7 @@ const PACK: &str = include_str!("../../../../deploy/images/pack");
 
 /// Commands of the small test image, all of them links to one static busybox.
 const BUSYBOX_COMMANDS: &str = "[ awk base64 cat chmod chown cp cut date dd df dirname du echo env expr false find grep head hostname \
-    httpd id ip kill ln ls md5sum mkdir mktemp mount mv nc nslookup od pgrep ping pkill printf ps pwd readlink rm rmdir sed seq sh sha256sum \
+    httpd id ip kill ln ls md5sum mkdir mktemp mount mv nc nslookup od ping printf ps pwd readlink rm rmdir sed seq sh sha256sum \
     sleep sort stat sync tail tar tee test time timeout top touch tr true umount uname uniq vi wc wget which whoami xargs";
 
 /// Makes images of the cluster's own (the sandbox of every pod, a small one for tests) if they are not there.

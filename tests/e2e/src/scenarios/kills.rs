@@ -99,6 +99,10 @@ async fn strike(
             any(&others)?
         }
     };
+    // The pod that kills shall be there when the moment comes.
+    if !matches!(blow, Blow::Power) {
+        world.on_node(&node, "true").await?;
+    }
     world.apply(&cold::cache(name, &repo.name)).await?;
     // A random moment is what is asked for, so this is a sleep on purpose.
     tokio::time::sleep(Duration::from_millis(rand::rng().random_range(300..8_000))).await;

@@ -31,7 +31,7 @@ impl World {
     async fn node_pod(&self, node: &str, read_only: bool) -> Result<String> {
         let purpose = if read_only { "look" } else { "sweep" };
         let name = format!("{purpose}-{node}");
-        let image = self.images.name("busybox");
+        let image = self.images.name("reader");
         let directory = self.cache_dir();
         self.apply(&format!(
             "apiVersion: v1
@@ -46,6 +46,7 @@ spec:
   - name: look
     image: {image}
     imagePullPolicy: IfNotPresent
+    securityContext: {{runAsUser: 0}}
     command: [/bin/sh, -c, 'sleep 100000']
     volumeMounts: [{{name: cache, mountPath: {directory}, readOnly: {read_only}}}]
   volumes:

@@ -18,8 +18,11 @@ use crate::world::{APPS, World, is_ready};
 
 /// The hub's address as pods and agents see it.
 pub const URL: &str = "http://hub.modelcache-test.svc.cluster.local:8080";
-/// The second host name, from which large files are served.
-const CDN: &str = "http://hub-cdn.modelcache-test.svc.cluster.local:8081";
+/// Its host name, and the second one, from which large files are served.
+pub const HOSTS: [&str; 2] = [
+    "hub.modelcache-test.svc.cluster.local",
+    "hub-cdn.modelcache-test.svc.cluster.local",
+];
 
 const MANIFEST: &str = include_str!("../manifests/hub.yaml");
 
@@ -66,7 +69,25 @@ impl Repo {
 impl<'a> Hub<'a> {
     /// Starts a fresh hub (an earlier one is replaced) and waits until it answers. Its rate limit is out of the way.
     pub async fn start(world: &'a World, extra: &[&str]) -> Result<Hub<'a>> {
-        let mut arguments = vec!["--listen-address", "0.0.0.0", "--cdn-url", CDN];
+        Self::start_at(world, "http", extra).await
+    }
+
+    /// The same over HTTPS, with a certificate for [`HOSTS`] and its key, both PEM.
+    pub async fn start_tls(world: &'a World, certificate: &str, key: &str) -> Result<Hub<'a>> {
+        let secret = json!({
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": "hub-tls", "namespace": APPS},
+            "stringData": {"tls.crt": certificate, "tls.key": key},
+        });
+        world.apply(&secret.to_string()).await?;
+        let files = ["--tls-cert", "/tls/tls.crt", "--tls-key", "/tls/tls.key"];
+        Self::start_at(world, "https", &files).await
+    }
+
+    async fn start_at(world: &'a World, scheme: &str, extra: &[&str]) -> Result<Hub<'a>> {
+        let cdn = format!("{scheme}://{}:8081", HOSTS[1]);
+        let mut arguments = vec!["--listen-address", "0.0.0.0", "--cdn-url", &cdn];
         arguments.extend(extra);
         let manifest = MANIFEST
             .replace("HUB_IMAGE", &world.images.name("hub"))

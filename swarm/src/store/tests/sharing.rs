@@ -61,6 +61,20 @@ fn what_one_has_the_other_does_not_fetch() {
     catalogue.audit(root.path());
 }
 
+/// Between the choice of what needs space and the giving of it, the other snapshot may finish a content.
+#[test]
+fn what_the_other_finished_needs_no_space() {
+    let root = tempfile::tempdir().unwrap();
+    let (catalogue, _store, one, _two) = pair(root.path());
+    catalogue.finish(&one, &model("one")).unwrap();
+    let blobs: Vec<_> = one.0.blobs.values().cloned().collect();
+    // The open file that wrote it is forgotten, as when many others were opened since.
+    for blob in &blobs {
+        one.0.store.files.close(&blob.id);
+    }
+    one.0.store.allocate(&blobs).unwrap();
+}
+
 #[test]
 fn bytes_being_filled_have_one_writer() {
     let root = tempfile::tempdir().unwrap();

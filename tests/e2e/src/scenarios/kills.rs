@@ -42,10 +42,10 @@ pub(super) async fn run(world: &World, thorough: bool) -> Result<Outcome> {
         for round in 0..rounds {
             let seed = 5_000 + (kind * 100 + round) as u64 * 10;
             let name = format!("kill-{}-{round}", format!("{blow:?}").to_lowercase());
-            let (seen, recovery) = one(world, &hub, &name, seed, blow)
+            let (found, recovery) = one(world, &hub, &name, seed, blow)
                 .await
                 .with_context(|| format!("{name}, seed {seed}"))?;
-            looks += seen;
+            looks += found;
             slowest = slowest.max(recovery);
         }
         notes.push(format!(

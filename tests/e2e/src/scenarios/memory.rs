@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 
 use modelcache_test_hub::admin::FileSpec;
 
-use super::{Outcome, cold};
+use super::{Outcome, cold, odd};
 use crate::hub::{self, Hub};
 use crate::world::{SYSTEM, World};
 
@@ -57,7 +57,9 @@ pub(super) async fn run(world: &World) -> Result<Outcome> {
         operator <= OPERATOR_MEGABYTES,
         "the operator used {operator} MB, allowed are {OPERATOR_MEGABYTES}"
     );
-    Ok(Outcome::Done(vec![format!(
-        "agents ≤ {agents} MB, operator {operator} MB"
-    )]))
+    let checked = odd::clients(world, &[("large", repo)]).await?;
+    Ok(Outcome::Done(vec![
+        format!("agents ≤ {agents} MB, operator {operator} MB"),
+        checked,
+    ]))
 }

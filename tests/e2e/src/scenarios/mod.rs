@@ -15,6 +15,7 @@ mod gate;
 mod input;
 mod kills;
 mod memory;
+mod mirror;
 mod odd;
 mod prometheus;
 mod rules;
@@ -66,6 +67,11 @@ pub fn all() -> Vec<Scenario> {
             name: "input",
             about: "wrong input has a clear condition and Event, no effect on other models, and no token ever shows",
             run: |world, _| Box::pin(input::run(world)),
+        },
+        Scenario {
+            name: "mirror",
+            about: "a private repository of an HTTPS mirror whose certificate authority only the model's source names",
+            run: |world, _| Box::pin(mirror::run(world)),
         },
         Scenario {
             name: "gate",

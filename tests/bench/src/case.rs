@@ -42,6 +42,8 @@ pub struct Case {
     pub egress: Option<u32>,
     /// The others that do the same work.
     pub peers: &'static [Team],
+    /// All rates are divided by this.
+    pub slower: u32,
     /// Whether the other programs' files are hashed with SHA-256 within the measurement, as ours are.
     pub hashed: bool,
 }
@@ -58,6 +60,7 @@ pub const CASES: &[Case] = &[
         hub: Some(160),
         egress: None,
         peers: &[Team::Libtorrent, Team::LibtorrentSuper, Team::Aria2],
+        slower: 1,
         hashed: false,
     },
     Case {
@@ -70,6 +73,7 @@ pub const CASES: &[Case] = &[
         hub: None,
         egress: Some(20),
         peers: &[Team::Libtorrent],
+        slower: 1,
         hashed: false,
     },
     Case {
@@ -82,6 +86,7 @@ pub const CASES: &[Case] = &[
         hub: Some(640),
         egress: None,
         peers: &[Team::Libtorrent, Team::Aria2],
+        slower: 1,
         hashed: false,
     },
     Case {
@@ -94,6 +99,7 @@ pub const CASES: &[Case] = &[
         hub: Some(40),
         egress: None,
         peers: &[Team::Libtorrent, Team::Aria2],
+        slower: 1,
         hashed: false,
     },
     Case {
@@ -106,6 +112,7 @@ pub const CASES: &[Case] = &[
         hub: None,
         egress: None,
         peers: &[Team::Libtorrent, Team::LibtorrentSuper, Team::Aria2],
+        slower: 1,
         hashed: false,
     },
     Case {
@@ -118,6 +125,7 @@ pub const CASES: &[Case] = &[
         hub: Some(160),
         egress: None,
         peers: &[Team::Libtorrent, Team::Aria2],
+        slower: 1,
         hashed: false,
     },
     Case {
@@ -130,6 +138,7 @@ pub const CASES: &[Case] = &[
         hub: None,
         egress: None,
         peers: &[Team::Libtorrent, Team::Nginx],
+        slower: 1,
         hashed: true,
     },
     Case {
@@ -142,6 +151,7 @@ pub const CASES: &[Case] = &[
         hub: Some(160),
         egress: None,
         peers: &[Team::OneFile],
+        slower: 1,
         hashed: false,
     },
     Case {
@@ -154,6 +164,7 @@ pub const CASES: &[Case] = &[
         hub: None,
         egress: None,
         peers: &[],
+        slower: 1,
         hashed: false,
     },
 ];
@@ -235,20 +246,23 @@ impl Case {
             Work::Grow | Work::Restart => self.link,
         };
         let rate = node.into_iter().chain(origin).min()?;
-        Some(float(self.bytes()) * 8.0 / (f64::from(rate) * 1e6))
+        let bits = float(self.bytes()) * 8.0;
+        Some(bits * f64::from(self.slower) / (f64::from(rate) * 1e6))
     }
 
     /// The hosts and their cables.
     #[must_use]
     pub fn topology(&self) -> BTreeMap<Host, Vec<Cable>> {
-        let lan = |rate| Cable {
+        // Links are given in Mbit/s and shaped in kbit/s, so that any divisor leaves a whole number.
+        let kbit = |rate: u32| rate * 1000 / self.slower.max(1);
+        let lan = |rate: Option<u32>| Cable {
             net: Net::Lan,
-            rate,
+            rate: rate.map(kbit),
         };
         let mut hosts = BTreeMap::from([(Host::Control, vec![lan(None)])]);
         let hub = Cable {
             net: self.hub_net(),
-            rate: self.hub,
+            rate: self.hub.map(kbit),
         };
         hosts.insert(Host::Hub, vec![hub]);
         for number in 0..self.hosts() {
@@ -256,7 +270,7 @@ impl Case {
             if let Some(egress) = self.egress {
                 cables.push(Cable {
                     net: Net::Egress,
-                    rate: Some(egress),
+                    rate: Some(kbit(egress)),
                 });
             }
             hosts.insert(Host::Node(number), cables);

@@ -25,7 +25,7 @@ const QUEUE: &str = "50ms";
 pub struct Cable {
     /// Which network.
     pub net: Net,
-    /// Rate each way in Mbit/s, Ethernet headers included; none: not shaped.
+    /// Rate each way in kbit/s, Ethernet headers included; none: not shaped.
     pub rate: Option<u32>,
 }
 
@@ -179,8 +179,8 @@ impl Network {
             for Cable { net, rate } in cables {
                 let Some(rate) = rate else { continue };
                 // A hundredth of a second, and never less than one large packet of the virtual cables.
-                let burst = (u64::from(*rate) * 1250).max(128 * 1024);
-                let shaper = format!("root tbf rate {rate}mbit burst {burst} latency {QUEUE}");
+                let burst = (u64::from(*rate) * 1000 / 8 / 100).max(128 * 1024);
+                let shaper = format!("root tbf rate {rate}kbit burst {burst} latency {QUEUE}");
                 ports.push(format!("tc qdisc add dev {} {shaper}", host.port(*net)));
                 let device = net.device();
                 script(

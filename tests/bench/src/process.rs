@@ -176,6 +176,19 @@ impl Process {
     }
 }
 
+/// Processor time that all programs of the machine have used since it started, in seconds; without interrupts, which are
+/// mostly packets of the laboratory.
+pub fn machine_cpu_seconds() -> Result<f64> {
+    let stat = fs::read_to_string("/proc/stat")?;
+    let line = stat.lines().next().context("no line of all processors")?;
+    let mut ticks = 0;
+    // user, nice and system
+    for field in line.split_whitespace().skip(1).take(3) {
+        ticks += field.parse::<u64>()?;
+    }
+    Ok(float(ticks) / TICKS)
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         // It may have ended already; the child is not collected before here, so the id is still its own.

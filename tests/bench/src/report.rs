@@ -92,6 +92,7 @@ impl Outcome<'_> {
             "case": self.case.name,
             "nodes": self.case.nodes,
             "bytes": self.case.bytes(),
+            "slower": self.case.slower,
             "boundSeconds": bound.map(|bound| round(bound, 3)),
         });
         if let Some(ours) = self.entries.first() {
@@ -134,6 +135,7 @@ impl Outcome<'_> {
             "originCopies": median(copies, 3),
             "cpuSecondsPerGB": median(cpu, 2),
             "peakResidentBytes": entry.samples.iter().map(|sample| sample.peak_resident).max(),
+            "otherLoad": median(entry.spread(|sample| sample.other_load), 2),
             "runs": entry.samples.len(),
             "spread": {
                 "seconds": seconds.map(|one| one.json(2)),
@@ -177,7 +179,7 @@ impl Outcome<'_> {
             // Writing to a string cannot fail.
             let _ = writeln!(
                 rows,
-                "| {} | {} | {} | {} | {} | {} | {} | {} | {} |",
+                "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
                 self.case.name,
                 entry.team.name(),
                 show(entry.seconds(), 2),
@@ -185,6 +187,7 @@ impl Outcome<'_> {
                 show(entry.spread(|one| one.copies), 3),
                 show(entry.spread(|one| one.cpu_seconds_per_gb), 2),
                 peak.map_or(0, |peak| peak / 1_000_000),
+                show(entry.spread(|one| one.other_load), 1),
                 entry.samples.len(),
                 notes
             );
@@ -195,8 +198,8 @@ impl Outcome<'_> {
 
 /// The head of the table of [`Outcome::rows`].
 pub const HEAD: &str = "\
-| case | program | seconds | ÷ bound | copies from the origin | CPU-s/GB | MB resident at most | runs | notes |\n\
-|---|---|---|---|---|---|---|---|---|\n";
+| case | program | seconds | ÷ bound | copies from the origin | CPU-s/GB | MB resident at most | other load | runs | notes |\n\
+|---|---|---|---|---|---|---|---|---|---|\n";
 
 fn merge(value: &mut Value, more: Value) {
     if let (Value::Object(value), Value::Object(more)) = (value, more) {

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::case::{Case, Work};
 use crate::float;
 use crate::network::{Host, Network};
-use crate::process::Process;
+use crate::process::{Process, machine_cpu_seconds};
 use crate::team::{Field, Players, Team};
 
 /// How often it is looked whether a node has everything.
@@ -26,6 +26,8 @@ pub struct Sample {
     pub peak_resident: u64,
     /// Bytes read by system calls; `restart` only.
     pub bytes_read: Option<u64>,
+    /// Processors that programs outside the laboratory kept busy meanwhile, on average.
+    pub other_load: f64,
     /// When each node had everything.
     pub finishes: Vec<f64>,
 }
@@ -39,6 +41,8 @@ pub fn run(team: Team, field: &Field<'_>) -> Result<Sample> {
     let (first, second) = groups(case);
     let traffic = network.traffic()?;
     let cpu = players.cpu_seconds()?;
+    let clock = Instant::now();
+    let before = (machine_cpu_seconds()?, players.all_cpu_seconds()?);
     let mut began = Instant::now();
     for number in &first {
         players.go(field, *number)?;
@@ -71,6 +75,9 @@ pub fn run(team: Team, field: &Field<'_>) -> Result<Sample> {
         finishes.iter().copied().fold(0.0, f64::max)
     };
     let spent = players.cpu_seconds()? - cpu + extra;
+    let own = players.all_cpu_seconds()? - before.1 + extra;
+    let others = machine_cpu_seconds()? - before.0 - own;
+    let other_load = others.max(0.0) / clock.elapsed().as_secs_f64();
     let after = network.traffic()?;
     let mut peak_resident = 0;
     for node in players.nodes.iter().flatten() {
@@ -91,6 +98,7 @@ pub fn run(team: Team, field: &Field<'_>) -> Result<Sample> {
         cpu_seconds_per_gb: spent / (bytes * f64::from(case.nodes) / 1e9),
         peak_resident,
         bytes_read: None,
+        other_load,
         finishes,
     })
 }

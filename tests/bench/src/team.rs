@@ -170,6 +170,13 @@ impl Players {
         self.nodes.iter().flatten().map(Process::cpu_seconds).sum()
     }
 
+    /// Processor time of all programs of the team so far.
+    pub fn all_cpu_seconds(&self) -> Result<f64> {
+        let others = self.hub.iter().chain(&self.control);
+        let others: f64 = others.map(Process::cpu_seconds).sum::<Result<f64>>()?;
+        Ok(others + self.cpu_seconds()?)
+    }
+
     /// Whether a node has everything.
     pub fn has_all(&mut self, at: usize) -> Result<bool> {
         if self.marks.get(at).context("no such node")?.exists() {

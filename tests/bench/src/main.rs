@@ -32,6 +32,9 @@ struct Arguments {
     /// Divides the rate of every link, for machines without enough processor for eight nodes at full rate.
     #[arg(long, default_value_t = 1)]
     slower: u32,
+    /// Another number of fetches from the hub at once than the operator's, to see what it does.
+    #[arg(long)]
+    fetches: Option<u32>,
     /// Only name the cases.
     #[arg(long)]
     list: bool,
@@ -191,6 +194,7 @@ fn once(arguments: &Arguments, case: &Case, team: Team, model: &Model) -> Result
         directory: &directory,
         logs: &logs,
         programs,
+        fetches: arguments.fetches,
         scripts: &arguments.scripts,
     };
     let sample = if case.work == Work::Restart {

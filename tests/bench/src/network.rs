@@ -17,8 +17,9 @@ use crate::command::{inside, run, script};
 const PREFIX: &str = "mcbench-";
 const SWITCH: &str = "mcbench-switch";
 
-/// How long a packet may wait in front of a cable before it is dropped.
-const QUEUE: &str = "50ms";
+/// How long a packet may wait in front of a cable before it is dropped, in milliseconds; longer where the links are slower,
+/// so that as many bytes may wait.
+const QUEUE: u32 = 50;
 
 /// A cable between a host and one of the two networks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,14 +174,15 @@ impl Network {
     }
 
     /// Limits each cable in both directions to its rate.
-    pub fn shape(&self) -> Result<()> {
+    pub fn shape(&self, slower: u32) -> Result<()> {
+        let queue = QUEUE * slower;
         let mut ports = Vec::new();
         for (host, cables) in &self.hosts {
             for Cable { net, rate } in cables {
                 let Some(rate) = rate else { continue };
                 // A hundredth of a second, and never less than one large packet of the virtual cables.
                 let burst = (u64::from(*rate) * 1000 / 8 / 100).max(128 * 1024);
-                let shaper = format!("root tbf rate {rate}kbit burst {burst} latency {QUEUE}");
+                let shaper = format!("root tbf rate {rate}kbit burst {burst} latency {queue}ms");
                 ports.push(format!("tc qdisc add dev {} {shaper}", host.port(*net)));
                 let device = net.device();
                 script(

@@ -37,7 +37,7 @@ pub fn run(team: Team, field: &Field<'_>) -> Result<Sample> {
     let case = field.case;
     let network = Network::create(case.topology())?;
     let mut players = Players::start(team, field)?;
-    network.shape()?;
+    network.shape(case.slower)?;
     let (first, second) = groups(case);
     let traffic = network.traffic()?;
     let cpu = players.cpu_seconds()?;

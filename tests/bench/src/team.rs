@@ -74,6 +74,8 @@ pub struct Field<'a> {
     pub logs: &'a Path,
     /// Where our programs are.
     pub programs: &'a Path,
+    /// Fetches from the hub at once, where they are not to be the operator's default.
+    pub fetches: Option<u32>,
     /// Where the scripts for the others are.
     pub scripts: &'a Path,
 }
@@ -191,16 +193,13 @@ impl Players {
 
 fn ours(team: Team, field: &Field<'_>) -> Result<Players> {
     let began = Instant::now();
-    let coordinator = Process::start(
-        Host::Control,
-        "coordinator",
-        field.logs,
-        &[
-            &field.program("modelcache-bench-coordinator"),
-            "--listen",
-            "0.0.0.0:9489",
-        ],
-    )?;
+    let program = field.program("modelcache-bench-coordinator");
+    let mut words = vec![program, "--listen".to_owned(), "0.0.0.0:9489".to_owned()];
+    if let Some(fetches) = field.fetches {
+        words.extend(["--fetches".to_owned(), fetches.to_string()]);
+    }
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let coordinator = Process::start(Host::Control, "coordinator", field.logs, &words)?;
     let (hub, commit) = start_hub(field)?;
     let objects = field.directory.join("objects.json");
     fs::write(

@@ -14,7 +14,8 @@ use futures_util::future::BoxFuture;
 use modelcache_agent::intent::{self, Objects};
 use modelcache_agent::{args::LogFormat, log};
 use modelcache_operator::coordinator::{
-    Authenticate, AuthenticateError, CoordinatedSnapshot, Coordinator, SourcePolicy, server,
+    Authenticate, AuthenticateError, CoordinatedSnapshot, Coordinator, Settings, SourcePolicy,
+    server,
 };
 use modelcache_swarm::coordination::OriginAccess;
 use modelcache_swarm::plan;
@@ -26,6 +27,9 @@ struct Arguments {
     /// Where agents connect.
     #[arg(long)]
     listen: SocketAddr,
+    /// Fetches from the hub under way in the whole cluster [default: the operator's].
+    #[arg(long)]
+    fetches: Option<u32>,
 }
 
 /// The laboratory has no API server that could review a token: the token is the node's name.
@@ -41,7 +45,9 @@ impl Authenticate for TokenIsName {
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     log::start(LogFormat::Text);
-    let coordinator = Coordinator::new();
+    let mut settings = Settings::default();
+    settings.fetches = arguments.fetches.unwrap_or(settings.fetches);
+    let coordinator = Coordinator::with_settings(settings);
     let stop = CancellationToken::new();
     std::thread::spawn({
         let (coordinator, stop) = (coordinator.clone(), stop.clone());

@@ -203,7 +203,9 @@ fn once(arguments: &Arguments, case: &Case, team: Team, model: &Model) -> Result
         swarm::run(team, &field)
     };
     // Where something went wrong the logs are wanted: they are beside it.
-    fs::remove_dir_all(&directory)?;
+    if directory.exists() {
+        fs::remove_dir_all(&directory)?;
+    }
     if sample.is_err() {
         let kept = std::env::temp_dir().join("modelcache-bench-logs");
         if kept.exists() {

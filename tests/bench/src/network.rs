@@ -17,6 +17,10 @@ use crate::command::{inside, run, script};
 const PREFIX: &str = "mcbench-";
 const SWITCH: &str = "mcbench-switch";
 
+/// The kernel's default, whatever this machine has made it: which one is used changes times and processor time. Set with the
+/// routes, because a namespace may not choose another default than the machine allows.
+const CONGESTION: &str = "cubic";
+
 /// How long a packet may wait in front of a cable before it is dropped, in milliseconds; longer where the links are slower,
 /// so that as many bytes may wait.
 const QUEUE: u32 = 50;
@@ -166,6 +170,11 @@ impl Network {
                     host.address(*net)
                 ));
                 own.push(format!("ip link set {device} up"));
+                own.push(format!(
+                    "ip route replace 10.{}.0/24 dev {device} proto kernel scope link src {} congctl {CONGESTION}",
+                    net.third(),
+                    host.address(*net)
+                ));
             }
             script(SWITCH, &std::mem::take(&mut lines))?;
             script(&namespace, &own)?;

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Parser, ValueEnum};
@@ -35,6 +36,9 @@ struct Arguments {
     /// Another number of fetches from the hub at once than the operator's, to see what it does.
     #[arg(long)]
     fetches: Option<u32>,
+    /// How many seconds each run waits for other programs of the machine to be quiet; then it runs beside them.
+    #[arg(long, default_value_t = 0)]
+    wait: u64,
     /// Only name the cases.
     #[arg(long)]
     list: bool,
@@ -195,6 +199,7 @@ fn once(arguments: &Arguments, case: &Case, team: Team, model: &Model) -> Result
         logs: &logs,
         programs,
         fetches: arguments.fetches,
+        patience: Duration::from_secs(arguments.wait),
         scripts: &arguments.scripts,
     };
     let sample = if case.work == Work::Restart {

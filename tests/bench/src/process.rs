@@ -189,6 +189,23 @@ pub fn machine_cpu_seconds() -> Result<f64> {
     Ok(float(ticks) / TICKS)
 }
 
+/// Waits until the programs of the machine keep less than a third of a processor busy for a second; whether they did within
+/// `patience`.
+pub fn wait_for_quiet(patience: Duration) -> Result<bool> {
+    let began = Instant::now();
+    loop {
+        let (before, clock) = (machine_cpu_seconds()?, Instant::now());
+        std::thread::sleep(Duration::from_secs(1));
+        let busy = (machine_cpu_seconds()? - before) / clock.elapsed().as_secs_f64();
+        if busy < 0.33 {
+            return Ok(true);
+        }
+        if began.elapsed() >= patience {
+            return Ok(false);
+        }
+    }
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         // It may have ended already; the child is not collected before here, so the id is still its own.

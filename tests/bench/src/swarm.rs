@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::case::{Case, Work};
 use crate::float;
 use crate::network::{Host, Network};
-use crate::process::{Process, machine_cpu_seconds};
+use crate::process::{Process, machine_cpu_seconds, wait_for_quiet};
 use crate::team::{Field, Players, Team};
 
 /// How often it is looked whether a node has everything.
@@ -38,6 +38,7 @@ pub fn run(team: Team, field: &Field<'_>) -> Result<Sample> {
     let network = Network::create(case.topology())?;
     let mut players = Players::start(team, field)?;
     network.shape(case.slower)?;
+    wait_for_quiet(field.patience)?;
     let (first, second) = groups(case);
     let traffic = network.traffic()?;
     let cpu = players.cpu_seconds()?;

@@ -76,6 +76,8 @@ pub struct Field<'a> {
     pub programs: &'a Path,
     /// Fetches from the hub at once, where they are not to be the operator's default.
     pub fetches: Option<u32>,
+    /// How long other programs of the machine are waited for to be quiet before the start.
+    pub patience: Duration,
     /// Where the scripts for the others are.
     pub scripts: &'a Path,
 }

@@ -15,6 +15,8 @@ pub mod http;
 pub mod metrics;
 mod mirror;
 pub mod picture;
+#[cfg(test)]
+mod properties;
 pub mod reconcile;
 pub mod resolve;
 pub mod run;

@@ -89,6 +89,10 @@ prepare_cluster() {
   [ -n "${KUBECONFIG:-}" ] || step "the cluster's programs (cold: 10 min)" cluster-build cluster build || return
   step "the model and its reader (cold: 1 min)" reference prepare_reference || return
   step "images" images build_images || return
+  if [ -n "${KUBECONFIG:-}" ] && [ -z "${MODELCACHE_IMAGES:-}" ]; then
+    say "  The nodes of the cluster in KUBECONFIG must have the images modelcache.local/{operator,agent,hub,reader}:dev."
+    say "  Load them from $MODELCACHE_CACHE/images/*.tar, or push them and set MODELCACHE_IMAGES=REGISTRY/PREFIX."
+  fi
 }
 
 build_images() {

@@ -164,18 +164,78 @@ mod tests {
         judge(Some(&status), AUDIENCE, USER)
     }
 
+    /// Refused, with these words in the reason.
+    #[track_caller]
+    fn refused(answer: &Answer, words: &str) {
+        match answer {
+            Err(reason) => assert!(reason.contains(words), "{reason}"),
+            Ok(node) => panic!("let in as {node}"),
+        }
+    }
+
     #[test]
-    fn only_our_agents_are_let_in() {
+    fn an_agent_on_its_node_is_let_in() {
         assert_eq!(judged(|_| {}), Ok("node-1".to_owned()));
-        assert!(judge(None, AUDIENCE, USER).is_err());
-        assert!(judged(|s| s.authenticated = Some(false)).is_err());
-        assert!(judged(|s| s.authenticated = None).is_err());
-        assert!(judged(|s| s.audiences = None).is_err());
-        assert!(judged(|s| s.audiences = Some(vec!["other".to_owned()])).is_err());
-        assert!(judged(|s| s.user = None).is_err());
-        assert!(
-            judged(|s| s.user.as_mut().unwrap().username = Some("somebody".to_owned())).is_err()
+        let more = judged(|s| s.audiences = Some(vec!["other".to_owned(), AUDIENCE.to_owned()]));
+        assert_eq!(more, Ok("node-1".to_owned()));
+    }
+
+    #[test]
+    fn a_token_that_the_api_server_does_not_accept_is_refused() {
+        refused(&judge(None, AUDIENCE, USER), "did not say anything");
+        refused(
+            &judged(|s| s.authenticated = Some(false)),
+            "no reason given",
         );
-        assert!(judged(|s| s.user.as_mut().unwrap().extra = None).is_err());
+        refused(&judged(|s| s.authenticated = None), "does not accept");
+        let expired = judged(|s| {
+            s.authenticated = Some(false);
+            s.error = Some("expired".to_owned());
+        });
+        refused(&expired, "expired");
+    }
+
+    #[test]
+    fn a_token_for_another_audience_is_refused() {
+        refused(&judged(|s| s.audiences = None), "not meant for");
+        refused(&judged(|s| s.audiences = Some(vec![])), "not meant for");
+        let other = judged(|s| s.audiences = Some(vec!["other".to_owned()]));
+        refused(&other, "not meant for");
+        let longer = judged(|s| s.audiences = Some(vec![format!("{AUDIENCE}/more")]));
+        refused(&longer, "not meant for");
+    }
+
+    #[test]
+    fn a_token_of_somebody_else_is_refused() {
+        let name = |name: Option<&str>| {
+            let name = name.map(str::to_owned);
+            judged(|s| s.user.as_mut().unwrap().username = name)
+        };
+        refused(&judged(|s| s.user = None), "has no user");
+        refused(&name(None), "belongs to");
+        refused(&name(Some("somebody")), "belongs to somebody");
+        let elsewhere = "system:serviceaccount:default:modelcache-agent";
+        refused(&name(Some(elsewhere)), elsewhere);
+    }
+
+    #[test]
+    fn a_token_bound_to_no_single_node_is_refused() {
+        let nodes = |names: Vec<&str>| {
+            let names = names.into_iter().map(str::to_owned).collect();
+            let extra = [(NODE_NAME.to_owned(), names)].into();
+            judged(|s| s.user.as_mut().unwrap().extra = Some(extra))
+        };
+        refused(
+            &judged(|s| s.user.as_mut().unwrap().extra = None),
+            "bound to no node",
+        );
+        let other = judged(|s| {
+            let extra = [("other".to_owned(), vec!["node-1".to_owned()])].into();
+            s.user.as_mut().unwrap().extra = Some(extra);
+        });
+        refused(&other, "bound to no node");
+        refused(&nodes(vec![]), "bound to no node");
+        refused(&nodes(vec![""]), "bound to no node");
+        refused(&nodes(vec!["node-1", "node-2"]), "bound to no node");
     }
 }

@@ -10,9 +10,6 @@ use sha2::{Digest, Sha256};
 use crate::hub::Repo;
 use crate::world::World;
 
-/// Where the cache lies on every node.
-pub const CACHE_DIR: &str = "/var/lib/modelcache";
-
 /// The cache of one node of the test rig, read from outside.
 #[derive(Clone, Debug)]
 pub struct NodeFiles {
@@ -25,20 +22,8 @@ impl NodeFiles {
     pub fn local(world: &World, node: &str) -> Result<Self> {
         Ok(Self {
             node: node.to_owned(),
-            root: world.cluster.node_path(node, CACHE_DIR)?,
+            root: world.cluster.node_path(node, world.cache_dir())?,
         })
-    }
-
-    /// Name of the node.
-    #[must_use]
-    pub fn node(&self) -> &str {
-        &self.node
-    }
-
-    /// The cache directory as seen from outside.
-    #[must_use]
-    pub fn root(&self) -> &Path {
-        &self.root
     }
 
     /// The directory that a claim of this model shows.
@@ -63,10 +48,9 @@ impl NodeFiles {
         let plain = volume.join("files");
         compare(&expected, &digests(&plain)?)
             .with_context(|| format!("{} on {}", plain.display(), self.node))?;
-        let folder = format!("models--{}", repo.name.replace('/', "--"));
         let snapshot = volume
             .join("hub")
-            .join(folder)
+            .join(folder(&repo.name))
             .join("snapshots")
             .join(&repo.commit);
         compare(&expected, &digests(&snapshot)?)
@@ -133,36 +117,62 @@ impl World {
         let statuses = self.node_statuses(cache).await?;
         ensure!(!statuses.is_empty(), "no node holds {cache}");
         for (node, _) in statuses {
-            if self.cluster.is_rig() {
-                let files = NodeFiles::local(self, &node)?;
-                let (cache, repo) = (cache.to_owned(), repo.clone());
-                tokio::task::spawn_blocking(move || files.check(&cache, "model", &repo)).await??;
-            } else {
-                self.check_by_pod(cache, &node, repo).await?;
-            }
+            self.check_node(cache, &node, repo).await?;
         }
         Ok(())
     }
 
-    /// The same from inside the cluster, by a pod with a hostPath mount.
-    async fn check_by_pod(&self, cache: &str, node: &str, repo: &Repo) -> Result<()> {
-        let directory = format!("{CACHE_DIR}/models/{cache}/model/files");
-        let listing = self
-            .on_node(
-                node,
-                &format!("cd {directory} && find . -type f -exec sha256sum {{}} +"),
-            )
+    /// One node shows exactly the repository's files.
+    pub async fn check_node(&self, cache: &str, node: &str, repo: &Repo) -> Result<()> {
+        if self.cluster.is_rig() {
+            let files = NodeFiles::local(self, node)?;
+            let (cache, repo) = (cache.to_owned(), repo.clone());
+            tokio::task::spawn_blocking(move || files.check(&cache, "model", &repo)).await?
+        } else {
+            self.check_by_pod(cache, node, repo).await
+        }
+    }
+
+    /// Whether a node shows a model.
+    pub async fn published(&self, node: &str, cache: &str, model: &str) -> Result<bool> {
+        if self.cluster.is_rig() {
+            return NodeFiles::local(self, node)?.published(cache, model);
+        }
+        let volume = format!("{}/models/{cache}/{model}", self.cache_dir());
+        let answer = self
+            .on_node(node, &format!("test -e {volume} && echo yes; true"))
             .await?;
-        let found: BTreeMap<String, String> = listing
-            .lines()
-            .filter_map(|line| line.split_once("  ./"))
-            .map(|(digest, path)| (path.to_owned(), digest.to_owned()))
-            .collect();
-        let expected = repo
+        Ok(answer.trim() == "yes")
+    }
+
+    /// Both forms of the published model, from inside the cluster.
+    async fn check_by_pod(&self, cache: &str, node: &str, repo: &Repo) -> Result<()> {
+        let expected: BTreeMap<String, String> = repo
             .files
             .iter()
             .map(|file| (file.path.clone(), file.sha256.clone()))
             .collect();
-        compare(&expected, &found).with_context(|| format!("{directory} on {node}"))
+        let folder = format!("hub/{}/snapshots/{}", folder(&repo.name), repo.commit);
+        for form in ["files", &folder] {
+            let directory = format!("{}/models/{cache}/model/{form}", self.cache_dir());
+            let listing = self
+                .on_node(
+                    node,
+                    &format!("cd {directory} && find . ! -type d -exec sha256sum {{}} +"),
+                )
+                .await?;
+            let found = listing
+                .lines()
+                .filter_map(|line| line.split_once("  ./"))
+                .map(|(digest, path)| (path.to_owned(), digest.to_owned()))
+                .collect();
+            compare(&expected, &found).with_context(|| format!("{directory} on {node}"))?;
+        }
+        Ok(())
     }
+}
+
+/// The directory of a repository in a hub cache.
+fn folder(repository: &str) -> String {
+    format!("models--{}", repository.replace('/', "--"))
 }

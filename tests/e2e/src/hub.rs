@@ -66,7 +66,6 @@ impl Repo {
 impl<'a> Hub<'a> {
     /// Starts a fresh hub (an earlier one is replaced) and waits until it answers. Its rate limit is out of the way.
     pub async fn start(world: &'a World, extra: &[&str]) -> Result<Hub<'a>> {
-        world.namespace(APPS).await?;
         let mut arguments = vec!["--listen-address", "0.0.0.0", "--cdn-url", CDN];
         arguments.extend(extra);
         let manifest = MANIFEST

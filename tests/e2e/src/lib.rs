@@ -3,9 +3,12 @@
 //! switch or the cable of a node is asked of [`modelcache_test_cluster`], which says so where it cannot.
 
 pub mod files;
+pub mod forward;
+mod guest;
 pub mod hub;
 pub mod metrics;
 pub mod model_cache;
+pub mod nodes;
 pub mod pods;
 pub mod scenarios;
 pub mod wait;

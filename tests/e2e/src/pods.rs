@@ -59,7 +59,6 @@ pub fn readers(world: &World, namespace: &str, claim: &str, repository: &str) ->
         "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: reader-script, namespace: {namespace}}}\ndata:\n  embed.py: |\n{script}"
     );
     let daemon_set = MANIFEST
-        .replace("BUSYBOX_IMAGE", &world.images.name("busybox"))
         .replace("READER_IMAGE", &world.images.name("reader"))
         .replace("REPOSITORY", repository)
         .replace("CLAIM", claim)

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
-use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use kube::core::DynamicObject;
 use kube::discovery::{ApiResource, Discovery, Scope};
 use kube::{Client, ResourceExt};
@@ -73,12 +73,24 @@ impl World {
         let root = root
             .canonicalize()
             .context("the project's directory is gone")?;
-        Ok(Self {
+        let world = Self {
             client,
             cluster,
             images: Images::from_env(),
             root,
-        })
+        };
+        world.arrive().await?;
+        Ok(world)
+    }
+
+    /// Where the cache lies on every node. On a cluster of somebody else it is a directory of the tests' own.
+    #[must_use]
+    pub fn cache_dir(&self) -> &'static str {
+        if self.cluster.is_rig() {
+            "/var/lib/modelcache"
+        } else {
+            "/var/lib/modelcache-tests"
+        }
     }
 
     /// Installs or upgrades the chart and waits until operator and agents are up. `values` are `key=value` pairs.
@@ -91,7 +103,6 @@ impl World {
             chart,
             "--namespace".to_owned(),
             SYSTEM.to_owned(),
-            "--create-namespace".to_owned(),
             "--wait".to_owned(),
             "--timeout".to_owned(),
             "120s".to_owned(),
@@ -100,6 +111,7 @@ impl World {
             format!("image.registry={}", self.images.prefix),
             format!("image.tag={}", self.images.tag),
             "image.pullPolicy=IfNotPresent".to_owned(),
+            format!("agent.cacheDir={}", self.cache_dir()),
         ];
         set.extend(values.iter().map(|value| (*value).to_owned()));
         for value in set {
@@ -247,26 +259,6 @@ impl World {
             .items)
     }
 
-    /// Runs a shell script on a node's cache, from a pod with a hostPath mount; what it printed.
-    pub async fn on_node(&self, node: &str, script: &str) -> Result<String> {
-        let name = format!("look-{node}");
-        let image = self.images.name("busybox");
-        let pod = format!(
-            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: {APPS}}}\nspec:\n  nodeName: {node}\n  terminationGracePeriodSeconds: 0\n  containers:\n  - {{name: look, image: {image}, imagePullPolicy: IfNotPresent, command: [/bin/sh, -c, 'sleep 100000'], volumeMounts: [{{name: cache, mountPath: /var/lib/modelcache, readOnly: true}}]}}\n  volumes:\n  - {{name: cache, hostPath: {{path: /var/lib/modelcache}}}}\n"
-        );
-        self.apply(&pod).await?;
-        let api: Api<Pod> = Api::namespaced(self.client.clone(), APPS);
-        until(format!("pod {name}"), Duration::from_mins(1), || async {
-            if is_ready(&api.get(&name).await?) {
-                Ok(())
-            } else {
-                bail!("not ready")
-            }
-        })
-        .await?;
-        self.kubectl(&["-n", APPS, "exec", &name, "--", "/bin/sh", "-c", script])
-    }
-
     /// The ends of the logs of operator and agents, for a failure's report.
     pub async fn recent_logs(&self) -> Result<String> {
         let mut text = String::new();
@@ -292,23 +284,6 @@ impl World {
             }
         })
         .await
-    }
-
-    /// Makes a namespace if it is not there.
-    pub async fn namespace(&self, name: &str) -> Result<()> {
-        let api: Api<Namespace> = Api::all(self.client.clone());
-        let namespace = Namespace {
-            metadata: kube::core::ObjectMeta {
-                name: Some(name.to_owned()),
-                ..Default::default()
-            },
-            ..Default::default()
-        };
-        match api.create(&PostParams::default(), &namespace).await {
-            Ok(_) => Ok(()),
-            Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
-            Err(error) => Err(error.into()),
-        }
     }
 
     /// Applies every document of a YAML text (server-side apply), as `kubectl apply` would.

@@ -1,5 +1,8 @@
 //! Waiting longer after each wave of failures.
 
+/// Waves of failures that are more than bad luck.
+const HOPELESS: u32 = 3;
+
 /// A wait that doubles. Failures of orders given before the last one that counted belong to the same wave.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Backoff {
@@ -40,6 +43,21 @@ impl Backoff {
     /// Whether the last order of its kind failed.
     pub(super) fn failing(&self) -> bool {
         self.failures > 0
+    }
+
+    /// Waves of failures since the last success.
+    pub(super) fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    /// Whether more than one wave failed.
+    pub(super) fn again(&self) -> bool {
+        self.failures > 1
+    }
+
+    /// Whether so many waves failed one after another that chance hardly explains it.
+    pub(super) fn hopeless(&self) -> bool {
+        self.failures >= HOPELESS
     }
 
     /// Whether to wait now.

@@ -124,6 +124,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::properties::cases(256))]
+
         #[test]
         fn going_round_meets_every_number_once(limit in 1_u32..300, start in 0_u32..300, skip in 1_usize..7) {
             let mut set = Bits::empty(limit);

@@ -1,6 +1,7 @@
 //! What time alone changes.
 
-use super::ledger::{Lease, Ledger, NodeId, SnapId};
+use super::ledger::Ledger;
+use super::snap::{Lease, NodeId, SnapId};
 
 /// Failures of a holder longer ago than this after their wait are forgotten, in milliseconds.
 const FORGET: u64 = 600_000;

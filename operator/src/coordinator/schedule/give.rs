@@ -1,4 +1,4 @@
-//! Giving out orders: what to take from whom, what to fetch.
+//! Giving out takes: what to take, and from whom.
 
 use std::sync::Arc;
 
@@ -6,8 +6,10 @@ use modelcache_swarm::coordination::CoordinatorMessage;
 use modelcache_swarm::segment::PieceHashes;
 
 use super::SourcePolicy;
+use super::backoff::Backoff;
 use super::bits::first_from;
-use super::ledger::{LEVELS, Lease, Ledger, Member, NodeId, Segment, Snap, SnapId};
+use super::ledger::Ledger;
+use super::snap::{LEVELS, Lease, Member, NodeId, Segment, Snap, SnapId};
 
 /// A holder from which so many nodes failed to take a segment is asked for it last.
 const SUSPICIOUS: usize = 3;
@@ -21,12 +23,36 @@ impl Snap {
 }
 
 impl Member {
-    fn avoids(&self, index: u32, holder: NodeId, now: u64) -> bool {
+    pub(super) fn avoids(&self, index: u32, holder: NodeId, now: u64) -> bool {
         !self.avoid.is_empty()
             && self
                 .avoid
                 .get(&(index, holder))
                 .is_some_and(|avoid| avoid.waits(now))
+    }
+
+    /// Whether it waits before it gets a segment once more that was wrong again and again.
+    pub(super) fn rests(&self, index: u32, now: u64) -> bool {
+        let wrong = self.corrupt.get(&index);
+        wrong.is_some_and(|wrong| wrong.again() && wrong.waits(now))
+    }
+
+    /// From whom to take a segment that was wrong here: all of a wrong blob comes from one holder, so that one that lies
+    /// cannot spoil what the others give, and the next time from another. Who gives nothing is passed over.
+    fn giver(&self, taker: NodeId, index: u32, segment: &Segment) -> Option<NodeId> {
+        let others = segment.holders.iter().filter(|one| one.node != taker);
+        let giver = others.min_by_key(|holder| {
+            let key = (index, holder.node);
+            let silent = self.avoid.get(&key).is_some_and(Backoff::hopeless);
+            let blamed = self.blamed.get(&key).copied().unwrap_or(0);
+            (
+                silent,
+                blamed,
+                !holder.verified,
+                scatter(holder.node, taker, 0),
+            )
+        });
+        giver.map(|holder| holder.node)
     }
 }
 
@@ -57,7 +83,7 @@ impl Ledger {
         let members = snap.members.iter();
         let mut takers: Vec<NodeId> = members
             .filter(|(node, member)| {
-                let barred = member.hub_only.has(index) && self.reaches_hub(snap, member);
+                let barred = member.hub_only.has(index) && self.reaches_hub(snap, member, now);
                 member.wants.has(index) && !barred && self.may_take(**node)
             })
             .map(|(node, _)| *node)
@@ -85,13 +111,15 @@ impl Ledger {
         }
     }
 
-    /// Whether a node could get a segment from the hub, as far as is known.
-    fn reaches_hub(&self, snap: &Snap, member: &Member) -> bool {
+    /// Whether a node could get a segment from the hub, as far as is known. What failed is tried again when its wait is
+    /// over: were nodes to take from each other from then on, then nothing would ever find out that the hub is back.
+    fn reaches_hub(&self, snap: &Snap, member: &Member, now: u64) -> bool {
+        let gone = |backoff: &Backoff| backoff.hopeless() && backoff.waits(now);
         snap.config.as_ref().is_some_and(|config| {
             config.policy != SourcePolicy::PeersOnly
-                && !self.endpoints[config.endpoint].backoff.failing()
-                && !snap.backoff.failing()
-                && !member.backoff.failing()
+                && !gone(&self.endpoints[config.endpoint].backoff)
+                && !gone(&snap.backoff)
+                && !gone(&member.backoff)
         })
     }
 
@@ -142,7 +170,7 @@ impl Ledger {
         if member.wanting == 0 || !snap.is_shared() {
             return None;
         }
-        let barred = if self.reaches_hub(snap, member) {
+        let barred = if self.reaches_hub(snap, member, now) {
             u64::MAX
         } else {
             0
@@ -203,15 +231,15 @@ impl Ledger {
         let member = snap.members.get(&taker)?;
         let segment = &snap.segments[index as usize];
         let usable = |node: NodeId| node != taker && !member.avoids(index, node, now);
+        if member.corrupt.contains_key(&index) {
+            let giver = member.giver(taker, index, segment)?;
+            let now = from.is_none_or(|from| from == giver)
+                && !member.rests(index, now)
+                && usable(giver)
+                && self.has_room(snap, giver, index);
+            return now.then_some(giver);
+        }
         let pieces = segment.mixed.then(|| segment.best_pieces(usable)).flatten();
-        let room = |node: NodeId| {
-            self.may_give(node)
-                && if snap.sole.has(index) {
-                    snap.offered.has(index) && self.may_give_first_copy(node)
-                } else {
-                    segment.uploads(node) < self.settings.uploads_per_segment
-                }
-        };
         // Who has much that nobody else holds gives that first, and leaves the rest to those who have not.
         let laden = |node: NodeId| {
             let alone = snap
@@ -229,7 +257,7 @@ impl Ledger {
                 && usable(holder.node)
                 && pieces.is_none_or(|best| Arc::ptr_eq(best, &holder.pieces))
                 && !(relieved && laden(holder.node))
-                && room(holder.node)
+                && self.has_room(snap, holder.node, index)
         });
         let best = holders.min_by_key(|holder| {
             let node = holder.node;
@@ -239,6 +267,17 @@ impl Ledger {
             (suspicious, load, scatter(node, taker, index))
         });
         best.map(|holder| holder.node)
+    }
+
+    /// Whether a holder may give a segment once more now.
+    fn has_room(&self, snap: &Snap, holder: NodeId, index: u32) -> bool {
+        self.may_give(holder)
+            && if snap.sole.has(index) {
+                snap.offered.has(index) && self.may_give_first_copy(holder)
+            } else {
+                let uploads = snap.segments[index as usize].uploads(holder);
+                uploads < self.settings.uploads_per_segment
+            }
     }
 
     fn order_take(&mut self, taker: NodeId, id: SnapId, index: u32, holder: NodeId, now: u64) {
@@ -274,115 +313,6 @@ impl Ledger {
             .push((self.nodes[taker].name.clone(), message));
         true
     }
-
-    fn give_fetches(&mut self, now: u64) {
-        for id in self.wanted.clone() {
-            while self.fetches < self.settings.fetches {
-                let Some((node, index)) = self.find_fetch(id, now) else {
-                    break;
-                };
-                self.order_fetch(node, id, index, now);
-            }
-        }
-    }
-
-    /// What to fetch next of a snapshot, and who: the node that fetched least of it.
-    fn find_fetch(&self, id: SnapId, now: u64) -> Option<(NodeId, u32)> {
-        let snap = &self.snaps[id];
-        let config = snap.config.as_ref()?;
-        let endpoint = &self.endpoints[config.endpoint];
-        // After a failure one fetch finds out whether the hub is back.
-        let probing = |failing: bool, fetches: u32| failing && fetches > 0;
-        if config.policy == SourcePolicy::PeersOnly
-            || snap.backoff.waits(now)
-            || endpoint.backoff.waits(now)
-            || probing(snap.backoff.failing(), snap.fetches)
-            || probing(endpoint.backoff.failing(), endpoint.fetches)
-        {
-            return None;
-        }
-        let mut best: Option<((u32, u32), NodeId, u32)> = None;
-        for (node, member) in &snap.members {
-            let fetches = self.nodes[*node].fetches;
-            let key = (member.fetched, fetches);
-            if member.wanting == 0
-                || fetches >= self.settings.fetches_per_node
-                || member.backoff.waits(now)
-                || best.is_some_and(|(least, ..)| least <= key)
-            {
-                continue;
-            }
-            if let Some(index) = find_fetch_of(snap, *node, member, config.policy, now) {
-                best = Some((key, *node, index));
-            }
-        }
-        best.map(|(_, node, index)| (node, index))
-    }
-
-    fn order_fetch(&mut self, node: NodeId, id: SnapId, index: u32, now: u64) {
-        let snap = &mut self.snaps[id];
-        let (Some(config), Some(member)) = (&snap.config, snap.members.get_mut(&node)) else {
-            return;
-        };
-        let endpoint = config.endpoint;
-        let name = &self.nodes[node].name;
-        if !std::mem::replace(&mut member.origin_sent, true) {
-            let message = CoordinatorMessage::Origin {
-                snapshot: snap.name.clone(),
-                access: config.access.clone(),
-            };
-            self.outgoing.push((name.clone(), message));
-        }
-        self.send_fetch(node, id, index);
-        let lease = Lease::Fetch {
-            given: now,
-            endpoint,
-        };
-        self.open(node, id, index, lease);
-    }
-
-    pub(super) fn send_fetch(&mut self, node: NodeId, id: SnapId, index: u32) {
-        let message = CoordinatorMessage::Fetch {
-            snapshot: self.snaps[id].name.clone(),
-            segment: index,
-        };
-        self.outgoing.push((self.nodes[node].name.clone(), message));
-    }
-}
-
-fn find_fetch_of(
-    snap: &Snap,
-    node: NodeId,
-    member: &Member,
-    policy: SourcePolicy,
-    now: u64,
-) -> Option<u32> {
-    let everything = policy == SourcePolicy::OriginOnly;
-    let word = |at: usize| {
-        let needed = if everything {
-            u64::MAX
-        } else {
-            (snap.unheld.words()[at] | member.stranded.words()[at] | member.hub_only.words()[at])
-                & !snap.fetching.words()[at]
-        };
-        member.wants.words()[at] & needed & !snap.held_back.words()[at]
-    };
-    let reserved = |index: u32| {
-        let keeper = snap.reserved.get(&index);
-        keeper.is_some_and(|keeper| {
-            let keeper_wants =
-                |keeper: &Member| keeper.wants.has(index) && !keeper.backoff.waits(now);
-            *keeper != node && snap.members.get(keeper).is_some_and(keeper_wants)
-        })
-    };
-    let unreachable = |index: u32| {
-        let mut holders = snap.segments[index as usize].holders.iter();
-        holders.all(|holder| member.avoids(index, holder.node, now))
-    };
-    let fetchable = |index: u32| {
-        everything || !reserved(index) && (member.hub_only.has(index) || unreachable(index))
-    };
-    first_from(member.cursor, snap.unheld.words().len(), word, fetchable)
 }
 
 impl Segment {

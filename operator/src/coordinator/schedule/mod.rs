@@ -2,10 +2,11 @@
 //!
 //! Everything that happens is a call with the time in milliseconds; every call gives the orders to send. What the rules
 //! are for:
-//! * The hub sends each byte once: a segment that nobody holds is given to exactly one node to fetch ([`give`]).
+//! * The hub sends each byte once: a segment that nobody holds is given to exactly one node to fetch ([`fetch`]).
 //! * Copies double: what somebody holds is taken from the least loaded holder, few at a time from each, the rarest
-//!   segments first; a segment with one holder goes to one node first, which then serves it too.
+//!   segments first; a segment with one holder goes to one node first, which then serves it too ([`give`]).
 //! * Nothing waits for one node: every order that failed is given anew, elsewhere if possible ([`reports`]).
+//! * Who serves wrong bytes spoils nobody's copy for ever ([`corrupt`]).
 //!
 //! [`ledger`] keeps the books: who holds, wants and was given what, with the sets of segments that make each decision
 //! cheap. No order depends on an earlier call having been remembered by an agent: after `Hello` and `Track` it starts
@@ -13,10 +14,16 @@
 
 mod backoff;
 mod bits;
+mod corrupt;
 mod expire;
+mod fetch;
 mod give;
 mod ledger;
 mod reports;
+mod snap;
+
+#[cfg(test)]
+mod invariants;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
@@ -27,8 +34,9 @@ use std::net::SocketAddr;
 
 use modelcache_swarm::coordination::{AgentMessage, CoordinatorMessage, OriginAccess};
 
-use self::ledger::{Config, Ledger};
+use self::ledger::Ledger;
 use self::reports::Early;
+use self::snap::Config;
 
 /// Orders to send: node name and message, in order.
 pub type Outgoing = Vec<(String, CoordinatorMessage)>;

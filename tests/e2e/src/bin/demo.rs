@@ -37,6 +37,9 @@ struct Arguments {
     /// Write the figures as JSON to this file.
     #[arg(long)]
     report: Option<PathBuf>,
+    /// Leave everything installed.
+    #[arg(long)]
+    keep: bool,
 }
 
 /// The figures of a run.
@@ -71,7 +74,13 @@ async fn demo(arguments: &Arguments) -> Result<()> {
     )
     .context("the file given by --reference is not what the reader prints")?;
     let world = World::connect().await?;
-    let report = run(&world, arguments, &reference).await?;
+    let report = run(&world, arguments, &reference).await;
+    if !arguments.keep && !world.cluster.is_rig() {
+        println!("\nRemoving what was installed.");
+        world.delete(&format!("apiVersion: apps/v1\nkind: DaemonSet\nmetadata: {{name: readers, namespace: {NAMESPACE}}}\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: reader-script, namespace: {NAMESPACE}}}\n"), Duration::from_mins(1)).await?;
+        world.leave().await?;
+    }
+    let report = report?;
     if let Some(file) = &arguments.report {
         std::fs::write(file, serde_json::to_string_pretty(&report)? + "\n")
             .with_context(|| format!("cannot write {}", file.display()))?;

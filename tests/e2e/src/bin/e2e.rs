@@ -74,6 +74,10 @@ async fn main() -> Result<()> {
             break;
         }
     }
+    if let Err(error) = world.leave().await {
+        println!("cannot leave the cluster as it was: {error:#}");
+        failed += 1;
+    }
     println!("{passed} passed, {failed} failed, {skipped} skipped");
     std::process::exit(i32::from(failed > 0));
 }

@@ -5,7 +5,6 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use super::{Outcome, cold};
-use crate::files::NodeFiles;
 use crate::hub::{self, Hub};
 use crate::world::{RELEASE, SYSTEM, World};
 
@@ -44,9 +43,7 @@ pub(super) async fn run(world: &World) -> Result<Outcome> {
         "90s",
     ])?;
     for node in world.ready_nodes().await? {
-        if let Ok(files) = NodeFiles::local(world, &node) {
-            files.check("chart", "model", &repo)?;
-        }
+        world.check_node("chart", &node, &repo).await?;
     }
     // The CRDs are kept, and with them the ModelCache: installed again, it is ready again without the hub.
     hub.off().await?;

@@ -183,7 +183,7 @@ async fn refused_by_node_authorizer(world: &World, pod: &str) -> Result<bool> {
 /// A root pod that does not ask for read-only.
 fn pod(world: &World, claim: &str) -> String {
     let batch = claim.rsplit_once('-').map_or(claim, |(batch, _)| batch);
-    let image = world.images.name("busybox");
+    let image = world.images.name("reader");
     format!(
         "apiVersion: v1
 kind: Pod
@@ -194,6 +194,7 @@ spec:
   - name: reader
     image: {image}
     imagePullPolicy: IfNotPresent
+    securityContext: {{runAsUser: 0}}
     command: [/bin/sh, -c, \"test -s /model/files/config.json && exec sleep 100000\"]
     volumeMounts: [{{name: model, mountPath: /model}}]
   volumes:

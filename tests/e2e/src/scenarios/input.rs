@@ -278,12 +278,10 @@ async fn wrong_bytes(world: &World, hub: &Hub<'_>) -> Result<()> {
                     !(other && status.phase == Phase::Ready),
                     "{node} says Ready"
                 );
-                if let Ok(files) = crate::files::NodeFiles::local(world, &node) {
-                    ensure!(
-                        !files.published("wrong", "other")?,
-                        "{node} shows the wrong bytes"
-                    );
-                }
+                ensure!(
+                    !world.published(&node, "wrong", "other").await?,
+                    "{node} shows the wrong bytes"
+                );
             }
             Ok(())
         },
@@ -398,24 +396,15 @@ async fn no_token_shows(world: &World) -> Result<()> {
         }
     }
     for node in world.ready_nodes().await? {
-        let Ok(files) = crate::files::NodeFiles::local(world, &node) else {
-            continue;
-        };
-        let root = files.root().display().to_string();
-        let found = std::process::Command::new("grep")
-            .args([
-                "-rlF",
-                "--exclude-dir=blobs",
-                "--exclude-dir=volumes",
-                "--exclude-dir=hub",
-                GOOD_TOKEN,
-                &root,
-            ])
-            .output()?;
+        // All but the models themselves.
+        let script = format!(
+            "cd {} || exit 1; find . \\( -path ./blobs -o -path ./volumes -o -path ./hub \\) -prune -o -type f -exec grep -lF {GOOD_TOKEN} {{}} +; true",
+            world.cache_dir()
+        );
+        let found = world.on_node(&node, &script).await?;
         ensure!(
-            found.stdout.is_empty(),
-            "a token stands in {} on {node}",
-            String::from_utf8_lossy(&found.stdout)
+            found.trim().is_empty(),
+            "a token stands in {found} on {node}"
         );
     }
     Ok(())

@@ -1,15 +1,12 @@
 //! kill -9 and power cuts at random moments of a download.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
-use modelcache_test_cluster::ClusterError;
+use anyhow::{Context, Result, ensure};
 use rand::RngExt;
 
 use super::{Outcome, cold};
-use crate::files::NodeFiles;
 use crate::hub::{self, Hub, Repo};
 use crate::world::{APPS, SYSTEM, World};
 
@@ -72,34 +69,47 @@ async fn one(
     let repository = format!("org/{name}");
     let repo = hub.add(&repository, &cold::model(BYTES, seed)).await?;
     let nodes = world.ready_nodes().await?;
-    // The stand-in hub keeps its repositories in memory: its node is left alone.
-    let hubs = world.pods(APPS, "app=hub").await?;
-    let hub_node = hubs
-        .first()
-        .and_then(|pod| pod.spec.as_ref()?.node_name.clone())
-        .context("no hub")?;
-    let others: Vec<&String> = nodes
-        .iter()
-        .filter(|node| !matches!(blow, Blow::Power) || **node != hub_node)
-        .collect();
-    let node = others[rand::rng().random_range(0..others.len())].clone();
-    let reader = Reader::start(world, name, &repo, &nodes);
-    world.apply(&cold::cache(name, &repository)).await?;
+    let done = Cell::new(false);
+    let (looks, recovery) = tokio::join!(read(world, name, &repo, &nodes, &done), async {
+        let recovery = strike(world, name, &repo, &nodes, blow).await;
+        done.set(true);
+        recovery
+    });
+    let (looks, recovery) = (looks?, recovery?);
+    ensure!(looks > 0, "the reader never saw the model");
+    world.delete_cache(name).await?;
+    Ok((looks, recovery))
+}
+
+/// Starts a download, strikes at a random moment of it, and waits until all nodes are whole; how long that took.
+async fn strike(
+    world: &World,
+    name: &str,
+    repo: &Repo,
+    nodes: &[String],
+    blow: Blow,
+) -> Result<Duration> {
+    let node = match blow {
+        Blow::Agent => any(nodes)?,
+        Blow::Operator => node_of(world, SYSTEM, "app.kubernetes.io/component=operator").await?,
+        Blow::Power => {
+            // The stand-in hub keeps its repositories in memory: its node is left alone.
+            let hub = node_of(world, APPS, "app=hub").await?;
+            let others: Vec<String> = nodes.iter().filter(|node| **node != hub).cloned().collect();
+            any(&others)?
+        }
+    };
+    // The pod that kills shall be there when the moment comes.
+    if !matches!(blow, Blow::Power) {
+        world.on_node(&node, "true").await?;
+    }
+    world.apply(&cold::cache(name, &repo.name)).await?;
     // A random moment is what is asked for, so this is a sleep on purpose.
     tokio::time::sleep(Duration::from_millis(rand::rng().random_range(300..8_000))).await;
     let struck = Instant::now();
     match blow {
         Blow::Agent => world.kill(&node, "modelcache-agent").await?,
-        Blow::Operator => {
-            let pod = world
-                .pods(SYSTEM, "app.kubernetes.io/component=operator")
-                .await?;
-            let node = pod
-                .first()
-                .and_then(|pod| pod.spec.as_ref()?.node_name.clone())
-                .context("no operator")?;
-            world.kill(&node, "modelcache-operator").await?;
-        }
+        Blow::Operator => world.kill(&node, "modelcache-operator").await?,
         Blow::Power => {
             world.cluster.power_cut(&node)?;
             world.cluster.boot(&node)?;
@@ -109,105 +119,43 @@ async fn one(
     world.agents_ready(Duration::from_secs(90)).await?;
     world.ready(name, Duration::from_mins(2)).await?;
     let recovery = struck.elapsed();
-    world.check_files(name, &repo).await?;
-    let looks = reader.finish()?;
-    world.delete_cache(name).await?;
-    Ok((looks, recovery))
+    world.check_files(name, repo).await?;
+    Ok(recovery)
 }
 
-impl World {
-    /// SIGKILL to a program on a node; where the machine room cannot, its pod is deleted without grace.
-    pub async fn kill(&self, node: &str, program: &str) -> Result<()> {
-        match self
-            .cluster
-            .node_exec(node, &["pkill", "-KILL", "-f", &format!("{program} run")])
-        {
-            Ok(_) => Ok(()),
-            Err(ClusterError::NeedsRig { .. }) => {
-                let component = program.trim_start_matches("modelcache-");
-                for pod in self
-                    .pods(SYSTEM, &format!("app.kubernetes.io/component={component}"))
-                    .await?
-                {
-                    if pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == Some(node) {
-                        let name = pod.metadata.name.unwrap_or_default();
-                        self.kubectl(&[
-                            "-n",
-                            SYSTEM,
-                            "delete",
-                            "pod",
-                            &name,
-                            "--force",
-                            "--grace-period=0",
-                        ])?;
-                        return Ok(());
-                    }
-                }
-                bail!("no {program} on {node}")
-            }
-            Err(error) => Err(error.into()),
-        }
-    }
+fn any(nodes: &[String]) -> Result<String> {
+    ensure!(!nodes.is_empty(), "no node to strike");
+    Ok(nodes[rand::rng().random_range(0..nodes.len())].clone())
+}
+
+/// The node that a pod runs on.
+async fn node_of(world: &World, namespace: &str, selector: &str) -> Result<String> {
+    let pods = world.pods(namespace, selector).await?;
+    pods.first()
+        .and_then(|pod| pod.spec.as_ref()?.node_name.clone())
+        .with_context(|| format!("no pod {selector}"))
 }
 
 /// Looks at what is published on every node again and again: whatever can be seen must be whole and right.
-struct Reader {
-    stop: Arc<AtomicBool>,
-    looks: Arc<AtomicU64>,
-    thread: Option<std::thread::JoinHandle<Result<()>>>,
-}
-
-impl Reader {
-    fn start(world: &World, cache: &str, repo: &Repo, nodes: &[String]) -> Self {
-        let (stop, looks) = (
-            Arc::new(AtomicBool::new(false)),
-            Arc::new(AtomicU64::new(0)),
-        );
-        let views: Vec<NodeFiles> = nodes
-            .iter()
-            .filter_map(|node| NodeFiles::local(world, node).ok())
-            .collect();
-        let (cache, repo) = (cache.to_owned(), repo.clone());
-        let thread = (!views.is_empty()).then(|| {
-            let (stop, looks) = (stop.clone(), looks.clone());
-            std::thread::spawn(move || {
-                while !stop.load(Ordering::Relaxed) {
-                    for view in &views {
-                        if view.published(&cache, "model")? {
-                            view.check(&cache, "model", &repo)
-                                .with_context(|| format!("a reader on {}", view.node()))?;
-                            looks.fetch_add(1, Ordering::Relaxed);
-                        }
-                    }
-                    std::thread::sleep(Duration::from_millis(100));
-                }
-                Ok(())
-            })
-        });
-        Self {
-            stop,
-            looks,
-            thread,
+async fn read(
+    world: &World,
+    cache: &str,
+    repo: &Repo,
+    nodes: &[String],
+    done: &Cell<bool>,
+) -> Result<u64> {
+    let mut looks = 0;
+    while !done.get() {
+        for node in nodes {
+            if world.published(node, cache, "model").await? {
+                world
+                    .check_node(cache, node, repo)
+                    .await
+                    .with_context(|| format!("a reader on {node}"))?;
+                looks += 1;
+            }
         }
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
-
-    fn finish(mut self) -> Result<u64> {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            thread
-                .join()
-                .map_err(|_| anyhow::anyhow!("the reader panicked"))??;
-            ensure!(
-                self.looks.load(Ordering::Relaxed) > 0,
-                "the reader never saw the model"
-            );
-        }
-        Ok(self.looks.load(Ordering::Relaxed))
-    }
-}
-
-impl Drop for Reader {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-    }
+    Ok(looks)
 }

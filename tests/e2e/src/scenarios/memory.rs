@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use modelcache_test_cluster::ClusterError;
 
 use modelcache_test_hub::admin::FileSpec;
 
@@ -15,11 +14,6 @@ const AGENT_MEGABYTES: u64 = 200;
 const OPERATOR_MEGABYTES: u64 = 64;
 
 pub(super) async fn run(world: &World) -> Result<Outcome> {
-    if !world.cluster.is_rig() {
-        return Ok(Outcome::Skipped(
-            "the peak memory of a process is read on its node".to_owned(),
-        ));
-    }
     let hub = Hub::start(world, &[]).await?;
     world
         .install(&[&format!("hub.endpoint={}", hub::URL)])
@@ -47,11 +41,12 @@ pub(super) async fn run(world: &World) -> Result<Outcome> {
     world.check_files("large", &repo).await?;
     let mut agents = 0;
     for node in world.ready_nodes().await? {
-        agents = agents.max(peak(world, &node, "modelcache-agent")?.context("no agent")?);
+        let agent = world.peak_memory(&node, "modelcache-agent").await?;
+        agents = agents.max(agent.with_context(|| format!("no agent on {node}"))?);
     }
     let mut operator = None;
     for node in world.ready_nodes().await? {
-        operator = operator.or(peak(world, &node, "modelcache-operator")?);
+        operator = operator.or(world.peak_memory(&node, "modelcache-operator").await?);
     }
     let operator = operator.context("no operator")?;
     ensure!(
@@ -65,24 +60,4 @@ pub(super) async fn run(world: &World) -> Result<Outcome> {
     Ok(Outcome::Done(vec![format!(
         "agents ≤ {agents} MB, operator {operator} MB"
     )]))
-}
-
-/// Peak resident memory of a program on a node, in MB; none if it does not run there.
-fn peak(world: &World, node: &str, program: &str) -> Result<Option<u64>> {
-    // The brackets keep the pattern from matching the shell that carries it.
-    let (first, rest) = program.split_at(1);
-    let script = format!(
-        "for p in $(pgrep -f '[{first}]{rest} run'); do grep VmHWM /proc/$p/status; done; true"
-    );
-    match world.cluster.node_exec(node, &["sh", "-c", &script]) {
-        Ok(text) => {
-            let kilobytes = text
-                .lines()
-                .filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok())
-                .max();
-            Ok(kilobytes.map(|kilobytes| kilobytes * 1024 / 1_000_000))
-        }
-        Err(ClusterError::NeedsRig { .. }) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
 }

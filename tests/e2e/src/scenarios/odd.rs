@@ -8,7 +8,9 @@ use modelcache_test_hub::admin::{ContentSpec, FileSpec};
 
 use super::{Outcome, cold};
 use crate::files::NodeFiles;
+use crate::forward::Forward;
 use crate::hub::{self, Hub, Repo};
+use crate::nodes::Scratch;
 use crate::world::World;
 
 /// The odd models by name.
@@ -117,25 +119,40 @@ pub(super) async fn run(world: &World) -> Result<Outcome> {
 
 /// The official client in three versions: offline checks of content and completeness, offline loads by branch and by
 /// commit from a read-only mount; and `hf cache verify` against the hub.
-async fn clients(world: &World, repos: &[(&str, Repo)]) -> Result<String> {
-    if !world.cluster.is_rig() {
-        return Ok(
-            "SKIPPED the clients' checks: the nodes' disks cannot be read from here".to_owned(),
-        );
-    }
+pub(super) async fn clients(world: &World, repos: &[(&str, Repo)]) -> Result<String> {
     let node = world
         .ready_nodes()
         .await?
         .into_iter()
         .next()
         .context("no nodes")?;
-    let files = NodeFiles::local(world, &node)?;
-    let endpoint = world.hub_address().await?;
-    let script = world.root.join("tests/hub/clients");
+    let copies = Scratch::new("odd")?;
+    let forward = if world.cluster.is_rig() {
+        None
+    } else {
+        Some(Forward::hub(world)?)
+    };
+    let endpoint = match &forward {
+        None => world.hub_address().await?,
+        Some(forward) => format!("http://{}", forward.address()),
+    };
     for (name, repo) in repos {
-        let cache = files.volume(name, "model").join("hub");
-        let (script, repo) = (script.clone(), repo.clone());
-        let endpoint = endpoint.clone();
+        let cache = if world.cluster.is_rig() {
+            NodeFiles::local(world, &node)?.volume(name, "model")
+        } else {
+            // Another machine's disk: what a pod there sees is copied here.
+            let copy = copies.path().join(name);
+            world.copy_volume(&node, name, "model", &copy).await?;
+            copy
+        }
+        .join("hub");
+        let script = world.root.join("tests/hub/clients");
+        let arguments = [
+            repo.name.clone(),
+            "main".to_owned(),
+            "--endpoint".to_owned(),
+            endpoint.clone(),
+        ];
         let name = (*name).to_owned();
         tokio::task::spawn_blocking(move || {
             // A mount namespace of its own, in which the cache is a read-only mount as in a pod.
@@ -143,7 +160,7 @@ async fn clients(world: &World, repos: &[(&str, Repo)]) -> Result<String> {
                 .args(["--mount", "sh", "-ec", "mount --bind \"$1\" \"$1\"; mount -o remount,ro,bind \"$1\"; ! touch \"$1/x\" 2>/dev/null; exec \"$0\" verify \"$@\""])
                 .arg(&script)
                 .arg(&cache)
-                .args([&repo.name, "main", "--endpoint", &endpoint])
+                .args(arguments)
                 .output()
                 .context("cannot start unshare")?;
             ensure!(

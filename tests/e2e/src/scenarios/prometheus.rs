@@ -8,7 +8,9 @@ use kube::ResourceExt;
 use serde_json::{Value, json};
 
 use super::{Outcome, cold};
+use crate::forward::Forward;
 use crate::hub::{self, Hub};
+use crate::nodes::Scratch;
 use crate::wait::until;
 use crate::world::{SYSTEM, World};
 
@@ -26,17 +28,19 @@ pub(super) async fn run(world: &World) -> Result<Outcome> {
             "no prometheus on this machine: apt-get install prometheus".to_owned(),
         ));
     }
-    if !world.cluster.is_rig() {
-        return Ok(Outcome::Skipped(
-            "Prometheus runs beside the test and must reach the pods' addresses".to_owned(),
-        ));
-    }
     let hub = Hub::start(world, &[]).await?;
     world
         .install(&[&format!("hub.endpoint={}", hub::URL)])
         .await?;
-    let directory = tempdir()?;
-    let _server = Prometheus::start(&directory, &targets(world).await?)?;
+    let directory = Scratch::new("prometheus")?;
+    // The pods of another cluster are reached through its API server.
+    let through = if world.cluster.is_rig() {
+        None
+    } else {
+        Some(Forward::api(world)?)
+    };
+    let targets = targets(world, through.as_ref().map(Forward::address)).await?;
+    let _server = Prometheus::start(directory.path(), &targets)?;
     // The agents' counters go on from one run to the next.
     let repository = format!("org/prometheus-{}", cold::fresh(0));
     let repo = hub
@@ -84,14 +88,18 @@ pub(super) async fn run(world: &World) -> Result<Outcome> {
         (sum / expected - 1.0).abs() < 0.1,
         "{sum} bytes from peers, expected about {expected}"
     );
-    ensure!(
-        !Prometheus::query("modelcache_operator_reconcile_passes_total")?.is_empty(),
-        "the operator is not scraped"
-    );
-    ensure!(
-        Prometheus::query("up == 0")?.is_empty(),
-        "some target is down"
-    );
+    until(
+        "Prometheus to know the operator, and all targets to be up",
+        Duration::from_secs(20),
+        || async {
+            let passes = Prometheus::query("modelcache_operator_reconcile_passes_total")?;
+            ensure!(!passes.is_empty(), "the operator is not scraped");
+            let down = Prometheus::query("up == 0")?;
+            ensure!(down.is_empty(), "down: {down:?}");
+            Ok(())
+        },
+    )
+    .await?;
 
     for pod in world.pods(SYSTEM, "").await? {
         let port = if pod.name_any().contains("operator") {
@@ -108,7 +116,7 @@ pub(super) async fn run(world: &World) -> Result<Outcome> {
 }
 
 /// What Prometheus' own discovery makes of the pods' annotations; Debian builds Prometheus without that of Kubernetes.
-async fn targets(world: &World) -> Result<Value> {
+async fn targets(world: &World, through: Option<&str>) -> Result<Value> {
     let mut targets = Vec::new();
     for pod in world.pods(SYSTEM, "").await? {
         let annotations = pod.annotations();
@@ -128,7 +136,14 @@ async fn targets(world: &World) -> Result<Value> {
             .as_ref()
             .and_then(|spec| spec.node_name.clone())
             .context("a pod without a node")?;
-        targets.push(json!({"targets": [format!("{ip}:{port}")], "labels": {"node": node, "pod": pod.name_any()}}));
+        let name = pod.name_any();
+        targets.push(match through {
+            None => json!({"targets": [format!("{ip}:{port}")], "labels": {"node": node, "pod": name}}),
+            Some(proxy) => {
+                let path = format!("/api/v1/namespaces/{SYSTEM}/pods/{name}:{port}/proxy/metrics");
+                json!({"targets": [proxy], "labels": {"node": node, "pod": name, "__metrics_path__": path}})
+            }
+        });
     }
     Ok(Value::Array(targets))
 }
@@ -158,17 +173,9 @@ fn promtool(text: &str) -> Result<()> {
     Ok(())
 }
 
-fn tempdir() -> Result<std::path::PathBuf> {
-    let directory =
-        std::env::temp_dir().join(format!("modelcache-prometheus-{}", std::process::id()));
-    std::fs::create_dir_all(&directory)?;
-    Ok(directory)
-}
-
 /// A Prometheus that scrapes the pods whose annotations, as the chart sets them, ask for it.
 struct Prometheus {
     child: Child,
-    directory: std::path::PathBuf,
 }
 
 impl Prometheus {
@@ -193,10 +200,7 @@ scrape_configs:
             .stderr(log)
             .spawn()
             .context("cannot start prometheus")?;
-        Ok(Self {
-            child,
-            directory: directory.to_owned(),
-        })
+        Ok(Self { child })
     }
 
     /// An instant query: labels and value of each row.
@@ -230,6 +234,5 @@ impl Drop for Prometheus {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let _ = std::fs::remove_dir_all(&self.directory);
     }
 }

@@ -7,6 +7,8 @@ use proptest::prelude::*;
 use super::*;
 
 proptest! {
+    #![proptest_config(crate::properties::cases(256))]
+
     /// Whatever the labels and pools are: a node holds the models of the first pool that selects it and no others, and
     /// a pass over what the plan made changes nothing any more.
     #[test]

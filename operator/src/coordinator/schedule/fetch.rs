@@ -1,0 +1,126 @@
+//! Giving out fetches: what the hub is asked for, and by whom.
+
+use modelcache_swarm::coordination::CoordinatorMessage;
+
+use super::SourcePolicy;
+use super::bits::first_from;
+use super::ledger::Ledger;
+use super::snap::{Lease, Member, NodeId, Snap, SnapId};
+
+impl Ledger {
+    /// Gives out all fetches that may be given now.
+    pub(super) fn give_fetches(&mut self, now: u64) {
+        for id in self.wanted.clone() {
+            while self.fetches < self.settings.fetches {
+                let Some((node, index)) = self.find_fetch(id, now) else {
+                    break;
+                };
+                self.order_fetch(node, id, index, now);
+            }
+        }
+    }
+
+    /// What to fetch next of a snapshot, and who: of the nodes that failed least the one that fetched least of it.
+    fn find_fetch(&self, id: SnapId, now: u64) -> Option<(NodeId, u32)> {
+        let snap = &self.snaps[id];
+        let config = snap.config.as_ref()?;
+        let endpoint = &self.endpoints[config.endpoint];
+        // After a failure one fetch finds out whether the hub is back.
+        let probing = |failing: bool, fetches: u32| failing && fetches > 0;
+        if config.policy == SourcePolicy::PeersOnly
+            || snap.backoff.waits(now)
+            || endpoint.backoff.waits(now)
+            || probing(snap.backoff.failing(), snap.fetches)
+            || probing(endpoint.backoff.failing(), endpoint.fetches)
+        {
+            return None;
+        }
+        // Any node may do that, even one that rests: a node that never reaches the hub must not be the only one to try.
+        let probe = snap.backoff.failing() || endpoint.backoff.failing();
+        let mut best: Option<((u32, u32, u32), NodeId, u32)> = None;
+        for (node, member) in &snap.members {
+            let fetches = self.nodes[*node].fetches;
+            let key = (member.backoff.failures(), member.fetched, fetches);
+            if member.wanting == 0
+                || fetches >= self.settings.fetches_per_node
+                || member.backoff.waits(now)
+                || best.is_some_and(|(least, ..)| least <= key)
+            {
+                continue;
+            }
+            if let Some(index) = find_fetch_of(snap, *node, member, config.policy, probe, now) {
+                best = Some((key, *node, index));
+            }
+        }
+        best.map(|(_, node, index)| (node, index))
+    }
+
+    fn order_fetch(&mut self, node: NodeId, id: SnapId, index: u32, now: u64) {
+        let snap = &mut self.snaps[id];
+        let (Some(config), Some(member)) = (&snap.config, snap.members.get_mut(&node)) else {
+            return;
+        };
+        let endpoint = config.endpoint;
+        let name = &self.nodes[node].name;
+        if !std::mem::replace(&mut member.origin_sent, true) {
+            let message = CoordinatorMessage::Origin {
+                snapshot: snap.name.clone(),
+                access: config.access.clone(),
+            };
+            self.outgoing.push((name.clone(), message));
+        }
+        self.send_fetch(node, id, index);
+        let lease = Lease::Fetch {
+            given: now,
+            endpoint,
+        };
+        self.open(node, id, index, lease);
+    }
+
+    pub(super) fn send_fetch(&mut self, node: NodeId, id: SnapId, index: u32) {
+        let message = CoordinatorMessage::Fetch {
+            snapshot: self.snaps[id].name.clone(),
+            segment: index,
+        };
+        self.outgoing.push((self.nodes[node].name.clone(), message));
+    }
+}
+
+fn find_fetch_of(
+    snap: &Snap,
+    node: NodeId,
+    member: &Member,
+    policy: SourcePolicy,
+    probe: bool,
+    now: u64,
+) -> Option<u32> {
+    let everything = policy == SourcePolicy::OriginOnly;
+    let word = |at: usize| {
+        let wants = member.wants.words()[at];
+        let in_time = !snap.held_back.words()[at];
+        if everything {
+            return wants & in_time;
+        }
+        let missing = (snap.unheld.words()[at] | member.stranded.words()[at]) & in_time;
+        // What others find wrong again and again does not keep this node from the hub.
+        wants & (missing | member.hub_only.words()[at]) & !snap.fetching.words()[at]
+    };
+    let reserved = |index: u32| {
+        let keeper = snap.reserved.get(&index);
+        keeper.is_some_and(|keeper| {
+            let keeper_wants =
+                |keeper: &Member| keeper.wants.has(index) && !keeper.backoff.waits(now);
+            *keeper != node && snap.members.get(keeper).is_some_and(keeper_wants)
+        })
+    };
+    let unreachable = |index: u32| {
+        let mut holders = snap.segments[index as usize].holders.iter();
+        holders.all(|holder| member.avoids(index, holder.node, now))
+    };
+    let fetchable = |index: u32| {
+        everything
+            || (probe || !member.rests(index, now))
+                && (member.hub_only.has(index) || !reserved(index) && unreachable(index))
+    };
+    first_from(member.cursor, snap.unheld.words().len(), word, fetchable)
+}

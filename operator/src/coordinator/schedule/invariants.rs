@@ -1,0 +1,117 @@
+//! What must hold in the books after every call, counted from the ground up.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::snap::Lease;
+use super::{Schedule, Settings, SourcePolicy};
+
+/// Checks every invariant of the books from the ground up.
+#[expect(
+    clippy::too_many_lines,
+    reason = "one list of what must hold after every step"
+)]
+pub(super) fn check(schedule: &Schedule, settings: &Settings) {
+    let ledger = &schedule.ledger;
+    let mut fetches = vec![0; ledger.nodes.len()];
+    let mut takes = vec![0; ledger.nodes.len()];
+    let mut uploads = vec![0; ledger.nodes.len()];
+    let mut endpoints = vec![0; ledger.endpoints.len()];
+    for snap in &ledger.snaps {
+        let mut holders = vec![BTreeSet::new(); snap.size as usize];
+        let mut fetching = vec![0; snap.size as usize];
+        let mut pairs = BTreeMap::new();
+        for (node, member) in &snap.members {
+            assert!(
+                ledger.nodes[*node].address.is_some(),
+                "members are connected"
+            );
+            for index in member.held.iter() {
+                holders[index as usize].insert(*node);
+                assert!(
+                    !member.open.contains_key(&index),
+                    "what is held is not on order"
+                );
+            }
+            for (index, lease) in &member.open {
+                match lease {
+                    Lease::Fetch { endpoint, .. } => {
+                        fetching[*index as usize] += 1;
+                        fetches[*node] += 1;
+                        endpoints[*endpoint] += 1;
+                    }
+                    Lease::Take { holder, .. } => {
+                        takes[*node] += 1;
+                        uploads[*holder] += 1;
+                        *pairs.entry((*index, *holder)).or_insert(0) += 1;
+                        let takings = &snap.segments[*index as usize].takings;
+                        assert!(
+                            takings
+                                .iter()
+                                .any(|t| t.taker == *node && t.holder == *holder)
+                        );
+                    }
+                }
+            }
+            let discarding = |index| {
+                member
+                    .discarding
+                    .as_ref()
+                    .is_some_and(|d| d.segments.has(index))
+            };
+            let wants: Vec<u32> = (0..snap.size)
+                .filter(|index| {
+                    !member.held.has(*index)
+                        && !member.open.contains_key(index)
+                        && !discarding(*index)
+                })
+                .collect();
+            assert_eq!(member.wants.iter().collect::<Vec<_>>(), wants);
+            assert_eq!(member.wanting as usize, wants.len());
+            let alone = |index: &u32| snap.segments[*index as usize].holders.len() == 1;
+            assert_eq!(
+                member.alone as usize,
+                member.held.iter().filter(alone).count()
+            );
+        }
+        for (pair, count) in pairs {
+            assert!(
+                count <= settings.uploads_per_segment,
+                "uploads of {pair:?}: {count}"
+            );
+        }
+        let shared = snap
+            .config
+            .as_ref()
+            .is_some_and(|c| c.policy != SourcePolicy::OriginOnly);
+        for (index, segment) in snap.segments.iter().enumerate() {
+            let number = u32::try_from(index).unwrap();
+            let named: BTreeSet<_> = segment.holders.iter().map(|holder| holder.node).collect();
+            assert_eq!(named.len(), segment.holders.len());
+            assert_eq!(named, holders[index], "holders of {index}");
+            assert_eq!(segment.fetches, fetching[index]);
+            assert!(
+                !shared || fetching[index] <= 1,
+                "two fetches of {index} at once"
+            );
+            assert_eq!(snap.unheld.has(number), named.is_empty());
+            assert_eq!(snap.sole.has(number), named.len() == 1);
+            assert_eq!(snap.fetching.has(number), fetching[index] > 0);
+            let levels = snap.rarity.iter().filter(|level| level.has(number)).count();
+            assert_eq!(levels, 1);
+        }
+        assert_eq!(snap.fetches, fetching.iter().sum::<u32>());
+    }
+    for (node, known) in ledger.nodes.iter().enumerate() {
+        assert_eq!(known.fetches, fetches[node]);
+        assert_eq!(known.takes, takes[node]);
+        assert_eq!(known.uploading.len(), uploads[node]);
+        assert!(known.fetches <= settings.fetches_per_node);
+        assert!(known.takes <= settings.takes_per_node);
+        assert!(known.uploading.len() <= settings.uploads_per_node as usize);
+    }
+    for (id, endpoint) in ledger.endpoints.iter().enumerate() {
+        assert_eq!(endpoint.fetches, endpoints[id]);
+    }
+    assert_eq!(ledger.fetches, fetches.iter().sum::<u32>());
+    assert!(ledger.fetches <= settings.fetches);
+}

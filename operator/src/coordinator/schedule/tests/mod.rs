@@ -1,0 +1,13 @@
+//! Rules of the schedule, one by one and under random faults.
+
+mod bench;
+mod liars;
+mod random;
+mod rules;
+mod runs;
+
+use super::simulation::Character;
+
+fn honest(nodes: usize) -> Vec<(u64, bool, Character)> {
+    vec![(0, false, Character::Honest); nodes]
+}

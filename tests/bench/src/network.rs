@@ -203,15 +203,6 @@ impl Network {
         script(SWITCH, &ports)
     }
 
-    /// Pulls a host's cables.
-    pub fn unplug(&self, host: Host) -> Result<()> {
-        let cables = self.hosts.get(&host).into_iter().flatten();
-        let lines: Vec<String> = cables
-            .map(|cable| format!("ip link set {} down", host.port(cable.net)))
-            .collect();
-        script(SWITCH, &lines)
-    }
-
     /// The counters of all hosts, read at the switch.
     pub fn traffic(&self) -> Result<BTreeMap<Host, Traffic>> {
         let text = run(&mut inside(SWITCH, &["ip", "-j", "-s", "link", "show"]))?;

@@ -105,16 +105,6 @@ impl Process {
         Ok(kib.parse::<u64>()? * 1024)
     }
 
-    /// The memory that it has resident now, in bytes.
-    pub fn resident(&self) -> Result<u64> {
-        let status = fs::read_to_string(self.proc("status"))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = line
-            .and_then(|line| line.split_whitespace().next())
-            .context("no VmRSS")?;
-        Ok(kib.parse::<u64>()? * 1024)
-    }
-
     /// Bytes that it read by system calls, sockets left out where the kernel leaves them out.
     pub fn bytes_read(&self) -> Result<u64> {
         let io = fs::read_to_string(self.proc("io"))?;
@@ -153,13 +143,6 @@ impl Process {
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        Ok(())
-    }
-
-    /// Ends it at once.
-    pub fn kill(mut self) -> Result<()> {
-        self.child.kill()?;
-        self.child.wait()?;
         Ok(())
     }
 

@@ -304,8 +304,8 @@ fn start_hub(field: &Field<'_>) -> Result<(Process, String)> {
     // The rate limit is another test's subject.
     let admin = "http://127.0.0.1:8082/settings";
     let mut settings: serde_json::Value = serde_json::from_str(&ask(&[admin])?)?;
-    settings["anonymous"] =
-        serde_json::json!({"api": 1e9 as u64, "resolvers": 1e9 as u64, "pages": 1e9 as u64});
+    let plenty = 1_000_000_000;
+    settings["anonymous"] = serde_json::json!({"api": plenty, "resolvers": plenty, "pages": plenty});
     let json = "content-type: application/json";
     ask(&[
         "-X",

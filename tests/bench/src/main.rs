@@ -207,19 +207,17 @@ fn once(arguments: &Arguments, case: &Case, team: Team, model: &Model) -> Result
     } else {
         swarm::run(team, &field)
     };
-    // Where something went wrong the logs are wanted: they are beside it.
     if directory.exists() {
         fs::remove_dir_all(&directory)?;
     }
-    if sample.is_err() {
-        let kept = std::env::temp_dir().join("modelcache-bench-logs");
-        if kept.exists() {
-            fs::remove_dir_all(&kept)?;
-        }
-        copy_files(&logs, &kept)?;
-        eprintln!("logs kept in {}", kept.display());
+    // Also when all went well: a figure that surprises is explained there.
+    let kept = std::env::temp_dir().join("modelcache-bench-logs");
+    if kept.exists() {
+        fs::remove_dir_all(&kept)?;
     }
-    sample
+    copy_files(&logs, &kept)?;
+    fs::remove_dir_all(&logs)?;
+    sample.with_context(|| format!("logs kept in {}", kept.display()))
 }
 
 fn copy_files(from: &std::path::Path, to: &std::path::Path) -> Result<()> {

@@ -305,7 +305,8 @@ fn start_hub(field: &Field<'_>) -> Result<(Process, String)> {
     let admin = "http://127.0.0.1:8082/settings";
     let mut settings: serde_json::Value = serde_json::from_str(&ask(&[admin])?)?;
     let plenty = 1_000_000_000;
-    settings["anonymous"] = serde_json::json!({"api": plenty, "resolvers": plenty, "pages": plenty});
+    settings["anonymous"] =
+        serde_json::json!({"api": plenty, "resolvers": plenty, "pages": plenty});
     let json = "content-type: application/json";
     ask(&[
         "-X",

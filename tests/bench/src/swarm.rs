@@ -75,7 +75,7 @@ pub fn run(team: Team, field: &Field<'_>) -> Result<Sample> {
     } else {
         finishes.iter().copied().fold(0.0, f64::max)
     };
-    let spent = players.cpu_seconds()? - cpu + extra;
+    let cost = players.cpu_seconds()? - cpu + extra;
     let own = players.all_cpu_seconds()? - before.1 + extra;
     let others = machine_cpu_seconds()? - before.0 - own;
     let other_load = others.max(0.0) / clock.elapsed().as_secs_f64();
@@ -96,7 +96,7 @@ pub fn run(team: Team, field: &Field<'_>) -> Result<Sample> {
     Ok(Sample {
         seconds,
         copies: float(sent) / bytes,
-        cpu_seconds_per_gb: spent / (bytes * f64::from(case.nodes) / 1e9),
+        cpu_seconds_per_gb: cost / (bytes * f64::from(case.nodes) / 1e9),
         peak_resident,
         bytes_read: None,
         other_load,

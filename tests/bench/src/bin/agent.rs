@@ -1,0 +1,149 @@
+//! `modelcache-bench-agent`: the agent's core and its link to the coordinator, without Kubernetes.
+//!
+//! What the node is to hold comes as lines on standard input, each the path of a file with the objects (the form in
+//! which the agent keeps them on disk). Each change of a snapshot's phase is a line on standard output. It ends with
+//! its standard input, so that it cannot outlive the laboratory.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow};
+use clap::Parser;
+use modelcache_agent::args::LogFormat;
+use modelcache_agent::coordinator::{Link, LinkConfig};
+use modelcache_agent::core::{Core, Settings};
+use modelcache_agent::http::Health;
+use modelcache_agent::intent::{self, Intent, Objects};
+use modelcache_agent::log;
+use modelcache_agent::metrics::Metrics;
+use modelcache_agent::state::NodeState;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// As many as the agent itself has.
+const BLOCKING_THREADS: usize = 32;
+
+/// As the agent itself waits.
+const STOP_PATIENCE: Duration = Duration::from_secs(2);
+
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Name of the node.
+    #[arg(long)]
+    node: String,
+    /// Address under which other agents reach this one.
+    #[arg(long)]
+    node_ip: IpAddr,
+    /// Root of the cache.
+    #[arg(long)]
+    cache_dir: PathBuf,
+    /// `ws://host:port/v1/coordinate`.
+    #[arg(long)]
+    coordinator: String,
+    /// File whose content names the node to the laboratory's coordinator.
+    #[arg(long)]
+    token_file: PathBuf,
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    log::start(LogFormat::Text);
+    rustls::crypto::aws_lc_rs::default_provider()
+        .install_default()
+        .map_err(|_| anyhow!("another TLS provider is installed already"))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .build()?;
+    let result = runtime.block_on(run(arguments));
+    runtime.shutdown_timeout(STOP_PATIENCE);
+    result
+}
+
+async fn run(arguments: Arguments) -> Result<()> {
+    let stop = CancellationToken::new();
+    let (intent, intents) = watch::channel(Intent::default());
+    // Blocks in reading, so it is a thread that nobody waits for.
+    std::thread::spawn({
+        let stop = stop.clone();
+        move || {
+            listen(&intent);
+            stop.cancel();
+        }
+    });
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::spawn({
+        let stop = stop.clone();
+        async move {
+            terminate.recv().await;
+            stop.cancel();
+        }
+    });
+    let core = Core::open(
+        Settings {
+            node: arguments.node.clone(),
+            node_ip: arguments.node_ip,
+            peer_listen: SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 9492),
+            cache_dir: arguments.cache_dir,
+        },
+        Arc::new(Metrics::new()),
+        Arc::new(Health::new()),
+    )
+    .await?;
+    let (link, orders) = Link::start(LinkConfig {
+        url: arguments.coordinator,
+        token_file: arguments.token_file,
+        node: arguments.node,
+        peer_address: core.peer_address(),
+    });
+    tokio::spawn(tell(core.state()));
+    core.run(link, orders, intents, stop).await;
+    Ok(())
+}
+
+/// Follows standard input to its end.
+fn listen(intent: &watch::Sender<Intent>) {
+    for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+        match read(Path::new(&line)) {
+            Ok(objects) => drop(intent.send_replace(objects.intent())),
+            Err(error) => tracing::error!(%error, line, "no objects there"),
+        }
+    }
+}
+
+fn read(file: &Path) -> Result<Objects> {
+    intent::load::<Objects>(file)?.context("the file is absent or no JSON of objects")
+}
+
+/// Says on standard output when a phase or the connection changes.
+async fn tell(mut state: watch::Receiver<NodeState>) {
+    let mut told = BTreeMap::new();
+    let mut connected = false;
+    loop {
+        {
+            let state = state.borrow_and_update();
+            let mut out = std::io::stdout().lock();
+            if state.connected && !connected {
+                // Nobody who reads: the laboratory is gone, and standard input ends too.
+                let _ = writeln!(out, "connected");
+            }
+            connected = state.connected;
+            for snapshot in &state.snapshots {
+                let phase = format!("{:?}", snapshot.phase);
+                if told.get(&snapshot.name) != Some(&phase) {
+                    let _ = writeln!(out, "{phase} {}", snapshot.name);
+                    told.insert(snapshot.name.clone(), phase);
+                }
+            }
+            let _ = out.flush();
+        }
+        if state.changed().await.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! Programs on the hosts, and what they cost as the kernel counts it.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::float;
+use crate::network::Host;
+
+/// Ticks of `/proc/PID/stat` a second: fixed on every Linux that runs this.
+const TICKS: f64 = 100.0;
+
+/// How long a program may take to end when it is asked to.
+const STOP_PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running program; killed when dropped.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    child: Child,
+    output: PathBuf,
+}
+
+impl Process {
+    /// Starts a program on a host. Its output goes to files named after it in `logs`.
+    pub fn start(host: Host, name: &str, logs: &Path, words: &[&str]) -> Result<Self> {
+        let output = logs.join(format!("{name}.out"));
+        let errors = File::create(logs.join(format!("{name}.log")))?;
+        // nsenter becomes the program: the process is the same.
+        let child = Command::new("nsenter")
+            .arg(format!("--net=/run/netns/{}", host.namespace()))
+            .arg("--")
+            .args(words)
+            .stdin(Stdio::piped())
+            .stdout(File::create(&output)?)
+            .stderr(errors)
+            .spawn()
+            .with_context(|| format!("{} does not start", words.join(" ")))?;
+        Ok(Self {
+            name: name.to_owned(),
+            child,
+            output,
+        })
+    }
+
+    /// Writes a line to its standard input.
+    pub fn tell(&mut self, line: &str) -> Result<()> {
+        let input = self.child.stdin.as_mut().context("its input is closed")?;
+        writeln!(input, "{line}").with_context(|| format!("{} reads nothing", self.name))
+    }
+
+    /// Waits for a line on its standard output.
+    pub fn until_says(&mut self, what: &str, patience: Duration) -> Result<()> {
+        let began = Instant::now();
+        loop {
+            let said = fs::read_to_string(&self.output)?;
+            if said.lines().any(|line| line.contains(what)) {
+                return Ok(());
+            }
+            self.check()?;
+            if began.elapsed() > patience {
+                bail!(
+                    "{} did not say {what:?} within {} s; it said: {said}",
+                    self.name,
+                    patience.as_secs()
+                );
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// An error when it has ended.
+    pub fn check(&mut self) -> Result<()> {
+        match self.child.try_wait()? {
+            Some(status) => bail!("{} ended with {status}; see its log", self.name),
+            None => Ok(()),
+        }
+    }
+
+    /// Processor time, user and system, of all its threads so far, in seconds.
+    pub fn cpu_seconds(&self) -> Result<f64> {
+        let stat = fs::read_to_string(self.proc("stat"))?;
+        let fields: Vec<&str> = stat
+            .rsplit_once(')')
+            .context("no stat line")?
+            .1
+            .split_whitespace()
+            .collect();
+        let ticks = |at: usize| -> Result<u64> { Ok(fields.get(at).context("short")?.parse()?) };
+        Ok(float(ticks(11)? + ticks(12)?) / TICKS)
+    }
+
+    /// The most memory that it had resident, in bytes.
+    pub fn peak_resident(&self) -> Result<u64> {
+        let status = fs::read_to_string(self.proc("status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line
+            .and_then(|line| line.split_whitespace().next())
+            .context("no VmHWM")?;
+        Ok(kib.parse::<u64>()? * 1024)
+    }
+
+    /// Bytes that it read by system calls, sockets left out where the kernel leaves them out.
+    pub fn bytes_read(&self) -> Result<u64> {
+        let io = fs::read_to_string(self.proc("io"))?;
+        let line = io.lines().find_map(|line| line.strip_prefix("rchar: "));
+        Ok(line.context("no rchar")?.trim().parse()?)
+    }
+
+    /// Waits for its end and gives the processor time it took, its children that it waited for included.
+    pub fn cost_at_end(&mut self, patience: Duration) -> Result<f64> {
+        let began = Instant::now();
+        loop {
+            let stat = fs::read_to_string(self.proc("stat"))?;
+            let rest = stat.rsplit_once(')').context("no stat line")?.1;
+            if rest.split_whitespace().next() == Some("Z") {
+                let cost = self.cpu_seconds()?;
+                let status = self.child.wait()?;
+                if !status.success() {
+                    bail!("{} ended with {status}; see its log", self.name);
+                }
+                return Ok(cost);
+            }
+            if began.elapsed() > patience {
+                bail!("{} does not end", self.name);
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Asks it to end and waits.
+    pub fn stop(mut self) -> Result<()> {
+        self.signal(Signal::TERM)?;
+        let began = Instant::now();
+        while self.child.try_wait()?.is_none() {
+            if began.elapsed() > STOP_PATIENCE {
+                bail!("{} does not end", self.name);
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = i32::try_from(self.child.id())?;
+        let pid = Pid::from_raw(pid).context("no process id")?;
+        Ok(kill_process(pid, signal)?)
+    }
+
+    fn proc(&self, file: &str) -> PathBuf {
+        Path::new("/proc")
+            .join(self.child.id().to_string())
+            .join(file)
+    }
+}
+
+/// Processor time that all programs of the machine have used since it started, in seconds; without interrupts, which are
+/// mostly packets of the laboratory.
+pub fn machine_cpu_seconds() -> Result<f64> {
+    let stat = fs::read_to_string("/proc/stat")?;
+    let line = stat.lines().next().context("no line of all processors")?;
+    let mut ticks = 0;
+    // user, nice and system
+    for field in line.split_whitespace().skip(1).take(3) {
+        ticks += field.parse::<u64>()?;
+    }
+    Ok(float(ticks) / TICKS)
+}
+
+/// Waits until the programs of the machine keep less than a third of a processor busy for a second; whether they did within
+/// `patience`.
+pub fn wait_for_quiet(patience: Duration) -> Result<bool> {
+    let began = Instant::now();
+    loop {
+        let (before, clock) = (machine_cpu_seconds()?, Instant::now());
+        std::thread::sleep(Duration::from_secs(1));
+        let busy = (machine_cpu_seconds()? - before) / clock.elapsed().as_secs_f64();
+        if busy < 0.33 {
+            return Ok(true);
+        }
+        if began.elapsed() >= patience {
+            return Ok(false);
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended already; the child is not collected before here, so the id is still its own.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -28,26 +28,41 @@ pub(super) async fn run(world: &World, thorough: bool) -> Result<Outcome> {
         .install(&[&format!("hub.endpoint={}", hub::URL)])
         .await?;
     let tries = if thorough { 60 } else { 30 };
-    let (mut slowest, mut late) = (Duration::ZERO, 0);
+    let mut starts = Vec::new();
     for batch in 0..tries / BATCH {
-        let (batch_slowest, batch_late) = one_batch(world, &hub, batch).await?;
-        slowest = slowest.max(batch_slowest);
-        late += batch_late;
+        starts.extend(one_batch(world, &hub, batch).await?);
     }
+    starts.sort_by_key(|start| start.after);
+    let prompt = starts.iter().filter(|start| start.after <= START).count();
+    let refused = starts.iter().filter(|start| start.refused).count();
+    let slowest = starts.last().map_or(0.0, |start| start.after.as_secs_f64());
+    // A machine that is busy with other things makes a few late; a gate that opens by a timer would make most of them late.
     ensure!(
-        late * 5 <= tries,
-        "{late} of {tries} pods were held up by the node authorizer"
+        prompt * 5 >= tries * 4,
+        "only {prompt} of {tries} pods started within {} s after their node was ready, the slowest after {slowest:.1} s; \
+         Kubernetes itself refused {refused} of them the claim at first",
+        START.as_secs()
     );
     writing_is_refused(world)?;
     pods_outlive_us(world).await?;
     Ok(Outcome::Done(vec![format!(
-        "{tries} tries, slowest start {:.1} s after the node was ready",
-        slowest.as_secs_f64()
+        "{tries} tries, half of them started {:.1} s after the node was ready, {prompt} within {} s, the slowest after \
+         {slowest:.1} s ({refused} refused the claim by Kubernetes at first)",
+        starts[tries / 2].after.as_secs_f64(),
+        START.as_secs()
     )]))
 }
 
-/// A ModelCache with some models, a claim and a pod for each, at random moments; the slowest start, and how many Kubernetes held up.
-async fn one_batch(world: &World, hub: &Hub<'_>, batch: usize) -> Result<(Duration, usize)> {
+/// How a pod started.
+struct Start {
+    /// How long after a node was labelled as ready for its model.
+    after: Duration,
+    /// Whether Kubernetes at first did not let the node have the claim.
+    refused: bool,
+}
+
+/// A ModelCache with some models, a claim and a pod for each, at random moments.
+async fn one_batch(world: &World, hub: &Hub<'_>, batch: usize) -> Result<Vec<Start>> {
     let name = format!("gate-{batch}");
     let mut models = String::new();
     let mut claims = String::new();
@@ -82,7 +97,7 @@ async fn one_batch(world: &World, hub: &Hub<'_>, batch: usize) -> Result<(Durati
     for i in 0..BATCH {
         world.apply(&pod(world, &format!("{name}-m{i}"))).await?;
     }
-    let slowest_and_late = watch_batch(world, &name).await?;
+    let starts = watch_batch(world, &name).await?;
     hub.rate(None).await?;
     // The first batch stays for the checks that follow.
     if batch > 0 {
@@ -96,14 +111,14 @@ async fn one_batch(world: &World, hub: &Hub<'_>, batch: usize) -> Result<(Durati
         }
         world.delete_cache(&name).await?;
     }
-    Ok(slowest_and_late)
+    Ok(starts)
 }
 
 /// Looks at nodes and pods until every pod runs: a pod may be bound only to a node that is labelled for its model.
 ///
 /// Kubernetes itself is late at times: the API server may not yet believe a kubelet that a pod which was just bound to it
-/// uses the claim, and the kubelet asks again only after some ten seconds. Such a pod says so in an Event and is left out.
-async fn watch_batch(world: &World, name: &str) -> Result<(Duration, usize)> {
+/// uses the claim, and the kubelet asks again only after some ten seconds. Such a pod says so in an Event.
+async fn watch_batch(world: &World, name: &str) -> Result<Vec<Start>> {
     let nodes: Api<Node> = Api::all(world.client.clone());
     let mut labelled: BTreeMap<String, Instant> = BTreeMap::new();
     let mut running: BTreeMap<String, Duration> = BTreeMap::new();
@@ -148,21 +163,12 @@ async fn watch_batch(world: &World, name: &str) -> Result<(Duration, usize)> {
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let mut late = 0;
-    let mut slowest = Duration::ZERO;
-    for (claim, since) in running {
-        if since > START && refused_by_node_authorizer(world, &claim).await? {
-            late += 1;
-            continue;
-        }
-        ensure!(
-            since <= START,
-            "{claim} started {:.1} s after its node was ready",
-            since.as_secs_f64()
-        );
-        slowest = slowest.max(since);
+    let mut starts = Vec::new();
+    for (claim, after) in running {
+        let refused = refused_by_node_authorizer(world, &claim).await?;
+        starts.push(Start { after, refused });
     }
-    Ok((slowest, late))
+    Ok(starts)
 }
 
 async fn refused_by_node_authorizer(world: &World, pod: &str) -> Result<bool> {

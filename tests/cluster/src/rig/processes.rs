@@ -51,8 +51,14 @@ impl Process {
         // It may end by itself in between, which is what is wanted.
         let _ = pidfd_send_signal(&descriptor, Signal::KILL);
         wait("the end of a process", Duration::from_secs(20), log, || {
-            !self.alive()
+            !self.alive() && !self.has_other_threads()
         })
+    }
+
+    /// Whether threads besides the first still run: while they end, the process keeps its ports and files, though the
+    /// first is a zombie already.
+    fn has_other_threads(self) -> bool {
+        fs::read_dir(format!("/proc/{}/task", self.pid)).is_ok_and(|threads| threads.count() > 1)
     }
 }
 

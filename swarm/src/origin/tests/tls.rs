@@ -49,7 +49,6 @@ async fn an_untrusted_certificate_is_told_apart_and_a_ca_bundle_helps() {
         matches!(error, OriginError::Certificate { .. }),
         "{error:?}"
     );
-    println!("{error}");
     assert_eq!(
         client(&url, Some(pem.clone()))
             .resolve("org/model", "main")

@@ -25,6 +25,9 @@ pub const MODEL_ANNOTATION: &str = "modelcache.io/cache-model";
 /// Annotation on volumes: `<namespace>/<claim>` in full.
 pub const CLAIM_ANNOTATION: &str = "modelcache.io/claim";
 
+/// Annotation on claims that Kubernetes looked at before it knew their volume: the uid of that volume.
+pub const WAKE_ANNOTATION: &str = "modelcache.io/volume-uid";
+
 /// Field manager of the operator.
 pub const OPERATOR_MANAGER: &str = "modelcache-operator";
 

@@ -126,6 +126,10 @@ pub struct ClaimSeen {
     pub model: String,
     /// Name of the volume that it is for.
     pub volume: String,
+    /// Kubernetes has bound it to its volume.
+    pub bound: bool,
+    /// uid of the volume for which it was last woken, see [`names::WAKE_ANNOTATION`].
+    pub woken_for: Option<String>,
     /// It is being deleted, and waits for the pods that use it.
     pub deleting: bool,
 }
@@ -296,6 +300,10 @@ pub fn claim(object: PersistentVolumeClaim) -> ClaimSeen {
             .cloned()
             .unwrap_or_default(),
         deleting: object.metadata.deletion_timestamp.is_some(),
+        woken_for: object.annotations().get(names::WAKE_ANNOTATION).cloned(),
+        bound: object
+            .status
+            .is_some_and(|status| status.phase.as_deref() == Some("Bound")),
         volume: object
             .spec
             .and_then(|spec| spec.volume_name)

@@ -227,6 +227,8 @@ impl Scene {
                 uid: format!("uid-of-{key}"),
                 model,
                 volume: name,
+                bound: true,
+                woken_for: None,
                 deleting: false,
             }),
         );

@@ -50,6 +50,15 @@ pub enum Action {
         /// It is there already, and ours.
         exists: bool,
     },
+    /// Lets Kubernetes look again at a PersistentVolumeClaim that it did not bind although the volume is there.
+    WakeClaim {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+        /// uid of its volume.
+        volume_uid: String,
+    },
     /// Removes a PersistentVolumeClaim.
     DeleteClaim {
         /// Its namespace.
@@ -86,7 +95,9 @@ impl Action {
             Self::ApplyVolume { .. } | Self::ReclaimVolume(_) | Self::DeleteVolume { .. } => {
                 "PersistentVolume"
             }
-            Self::ApplyClaim { .. } | Self::DeleteClaim { .. } => "PersistentVolumeClaim",
+            Self::ApplyClaim { .. } | Self::WakeClaim { .. } | Self::DeleteClaim { .. } => {
+                "PersistentVolumeClaim"
+            }
         }
     }
 
@@ -98,6 +109,7 @@ impl Action {
                 "apply"
             }
             Self::ReclaimVolume(_) => "reclaim",
+            Self::WakeClaim { .. } => "wake",
             Self::DeleteIntent { .. }
             | Self::DeleteClaim { .. }
             | Self::DeleteVolume { .. }
@@ -115,7 +127,10 @@ impl Action {
             | Self::DeleteIntent { node, .. } => node.clone(),
             Self::ApplyVolume { volume, .. } | Self::ReclaimVolume(volume) => volume.name.clone(),
             Self::ApplyClaim { volume, .. } => volume.claim_key(),
-            Self::DeleteClaim {
+            Self::WakeClaim {
+                namespace, name, ..
+            }
+            | Self::DeleteClaim {
                 namespace, name, ..
             } => format!("{namespace}/{name}"),
             Self::DeleteVolume { name, .. } | Self::DeleteSnapshot { name, .. } => name.clone(),

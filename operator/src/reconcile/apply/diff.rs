@@ -39,6 +39,7 @@ pub fn actions(picture: &Picture, plan: &Plan) -> Vec<Vec<Action>> {
         intent_actions(picture, managed, nodes),
         volume_actions(picture, volumes),
         claim_actions(picture, volumes),
+        wake_claims(picture, volumes),
         set,
         delete_claims(picture, stale_claims),
         delete_volumes(picture, stale_volumes),
@@ -179,6 +180,29 @@ fn claim_actions(picture: &Picture, volumes: &BTreeMap<String, Volume>) -> Vec<A
             Some(Action::ApplyClaim {
                 volume: volume.clone(),
                 exists,
+            })
+        })
+        .collect()
+}
+
+/// Claims that Kubernetes looked at before it knew of their volume. It looks again only when the claim changes, or at
+/// its next round, up to 15 seconds later, and would keep pods from nodes that are ready. An available volume is one that
+/// it knows, so one change of the claim is enough.
+fn wake_claims(picture: &Picture, volumes: &BTreeMap<String, Volume>) -> Vec<Action> {
+    volumes
+        .values()
+        .filter_map(|volume| {
+            let claim = picture.claims.get(&volume.claim_key())?;
+            let seen = picture.volumes.get(&volume.name)?;
+            let overlooked = !claim.bound
+                && !claim.deleting
+                && claim.volume == volume.name
+                && seen.phase == "Available"
+                && claim.woken_for.as_ref() != Some(&seen.uid);
+            overlooked.then(|| Action::WakeClaim {
+                namespace: volume.namespace.clone(),
+                name: volume.claim.clone(),
+                volume_uid: seen.uid.clone(),
             })
         })
         .collect()

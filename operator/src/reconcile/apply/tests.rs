@@ -174,6 +174,36 @@ fn a_volume_whose_claim_was_deleted_by_hand_can_be_claimed_again() {
 }
 
 #[test]
+fn a_claim_that_was_looked_at_before_its_volume_was_known_is_woken_once() {
+    let mut scene = settled();
+    let see = |scene: &mut Scene, phase: &str, bound: bool, woken_for: Option<&str>| {
+        let mut volume = (*scene.picture.volumes[&volume_name()]).clone();
+        phase.clone_into(&mut volume.phase);
+        let uid = volume.uid.clone();
+        let volumes = &mut scene.picture.volumes;
+        volumes.insert(volume_name(), Arc::new(volume));
+        let mut claim = (*scene.picture.claims["team/c"]).clone();
+        claim.bound = bound;
+        claim.woken_for = woken_for.map(str::to_owned);
+        let claims = &mut scene.picture.claims;
+        claims.insert("team/c".to_owned(), Arc::new(claim));
+        uid
+    };
+    // Kubernetes has not seen the volume yet: waking now would be in vain.
+    see(&mut scene, "Pending", false, None);
+    assert_eq!(keys(&scene), Vec::<String>::new());
+    let uid = see(&mut scene, "Available", false, None);
+    assert_eq!(keys(&scene), ["wake PersistentVolumeClaim team/c"]);
+    see(&mut scene, "Available", false, Some(&uid));
+    assert_eq!(keys(&scene), Vec::<String>::new());
+    // The annotation is that of a volume that was there before.
+    see(&mut scene, "Available", false, Some("another"));
+    assert_eq!(keys(&scene), ["wake PersistentVolumeClaim team/c"]);
+    see(&mut scene, "Bound", true, None);
+    assert_eq!(keys(&scene), Vec::<String>::new());
+}
+
+#[test]
 fn a_volume_that_was_changed_by_hand_is_put_right() {
     let mut scene = settled();
     let mut volume = (*scene.picture.volumes[&volume_name()]).clone();

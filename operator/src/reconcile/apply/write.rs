@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client, ResourceExt as _};
-use modelcache_crds::names::{OPERATOR_MANAGER, READY_LABEL_VALUE};
+use modelcache_crds::names::{OPERATOR_MANAGER, READY_LABEL_VALUE, WAKE_ANNOTATION};
 use modelcache_crds::{ModelCacheNode, ModelSnapshot};
 use serde_json::json;
 
@@ -65,6 +65,18 @@ pub(super) async fn run(client: &Client, action: &Action) -> Result<(), ApplyErr
             gone_is_fine(patched.map(drop)).map_err(refused)
         }
         Action::ApplyClaim { volume, exists } => apply_claim(client, volume, *exists, &apply).await,
+        Action::WakeClaim {
+            namespace,
+            name,
+            volume_uid,
+        } => {
+            let patch = json!({"metadata": {"annotations": {WAKE_ANNOTATION: volume_uid}}});
+            let api: Api<PersistentVolumeClaim> = Api::namespaced(client, namespace);
+            let patched = api
+                .patch_metadata(name, &merge, &Patch::Merge(&patch))
+                .await;
+            gone_is_fine(patched.map(drop)).map_err(refused)
+        }
         Action::DeleteClaim {
             namespace,
             name,

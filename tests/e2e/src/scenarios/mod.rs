@@ -17,6 +17,7 @@ mod kills;
 mod memory;
 mod mirror;
 mod odd;
+mod privileges;
 mod prometheus;
 mod rules;
 mod survive;
@@ -47,6 +48,11 @@ pub fn all() -> Vec<Scenario> {
             name: "rules",
             about: "a real API server refuses wrong objects and says what to write instead",
             run: |world, _| Box::pin(rules::run(world)),
+        },
+        Scenario {
+            name: "privileges",
+            about: "a stolen agent's token and the operator's account can do what they must, and nothing else",
+            run: |world, _| Box::pin(privileges::run(world)),
         },
         Scenario {
             name: "cold",

@@ -37,9 +37,12 @@ pub(super) async fn run(world: &World, thorough: bool) -> Result<Outcome> {
     let refused = starts.iter().filter(|start| start.refused).count();
     let slowest = starts.last().map_or(0.0, |start| start.after.as_secs_f64());
     let scheduling = starts.last().map_or(0.0, |start| start.bound.as_secs_f64());
-    // A machine that is busy with other things makes a few late; a gate that opens by a timer would make most of them late.
+    // The gate is open for those that Kubernetes itself refused at first, too; how long it then waits is not ours.
+    let late = starts
+        .iter()
+        .filter(|start| start.after > START && !start.refused);
     ensure!(
-        prompt * 5 >= tries * 4,
+        late.count() == 0 && refused * 5 <= tries,
         "only {prompt} of {tries} pods started within {} s after their node was ready, the slowest after {slowest:.1} s; \
          Kubernetes itself refused {refused} of them the claim at first",
         START.as_secs()

@@ -84,6 +84,18 @@ PY
   fi
 }
 
+# A Prometheus for the end-to-end tests, unpacked rather than installed: the distribution's package would start a server.
+prepare_prometheus() {
+  command -v prometheus >/dev/null && command -v promtool >/dev/null && return
+  local directory=$MODELCACHE_CACHE/prometheus
+  [ ! -x "$directory/usr/bin/promtool" ] || return 0
+  rm -rf "$directory" && mkdir -p "$directory" && (
+    cd "$directory" || exit
+    apt-get download -qq prometheus || { apt-get update -qq && apt-get download -qq prometheus; } || exit
+    dpkg -x prometheus_*.deb . && rm prometheus_*.deb
+  )
+}
+
 # The cluster's programs and all images.
 prepare_cluster() {
   [ -n "${KUBECONFIG:-}" ] || step "the cluster's programs (cold: 10 min)" cluster-build cluster build || return
@@ -111,6 +123,9 @@ load_images() {
 
 # The end-to-end scenarios, on a cluster of their own or on the one in KUBECONFIG; adds their counts to the caller's.
 run_scenarios() {
+  # Without one, the scenario that needs it says so and is skipped.
+  step "a Prometheus" prometheus prepare_prometheus || true
+  PATH=$PATH:$MODELCACHE_CACHE/prometheus/usr/bin
   local log=$logs/test-e2e.log program=$CARGO_TARGET_DIR/release/modelcache-e2e arguments=() status
   [ -z "$thorough" ] || arguments+=(--thorough)
   arguments+=(${scenarios[@]+"${scenarios[@]}"})

@@ -288,7 +288,7 @@ async fn operator_tricks(world: &World, node: &str) -> Result<usize> {
     let models = format!("{}/models", world.cache_dir());
     accepted(
         &operator,
-        &volume(&ours, &format!("{models}/a/b"), json!(["ro"])),
+        &volume(&ours, &format!("{models}/a/b"), &["ro"]),
         "a volume that shows a model",
     )
     .await?;
@@ -316,15 +316,15 @@ async fn operator_tricks(world: &World, node: &str) -> Result<usize> {
             "may not change annotations",
         ),
         (
-            volume("somebody-elses", &format!("{models}/a/b"), json!(["ro"])),
+            volume("somebody-elses", &format!("{models}/a/b"), &["ro"]),
             "may touch only PersistentVolumes named",
         ),
         (
-            volume(&ours, "/etc", json!(["ro"])),
+            volume(&ours, "/etc", &["ro"]),
             "may make only local PersistentVolumes below",
         ),
         (
-            volume(&ours, &format!("{models}/a/b"), json!([])),
+            volume(&ours, &format!("{models}/a/b"), &[]),
             "with the mount option ro",
         ),
         (foreign_claim(), "may touch only PersistentVolumeClaims"),
@@ -348,7 +348,7 @@ async fn operator_tricks(world: &World, node: &str) -> Result<usize> {
 }
 
 /// A volume, not quite made.
-fn volume(name: &str, path: &str, options: Value) -> Ask {
+fn volume(name: &str, path: &str, options: &[&str]) -> Ask {
     Ask::new(
         Method::POST,
         "/api/v1/persistentvolumes?dryRun=All".to_owned(),

@@ -117,7 +117,8 @@ pub(crate) fn wait_for_half(
         if began.elapsed() > patience(field.case) {
             bail!("half of the model has not gone over the cable of {host:?}");
         }
-        std::thread::sleep(LOOK);
+        // Looking costs two programs.
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
 

@@ -1,5 +1,6 @@
 //! `modelcache-bench`: runs the cases of the laboratory; `tests/bench/run` prepares all it needs and calls it.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,10 +11,11 @@ use clap::{Parser, ValueEnum};
 use modelcache_bench::case::{CASES, Case, Work};
 use modelcache_bench::model::Model;
 use modelcache_bench::network;
+use modelcache_bench::process::available_memory;
 use modelcache_bench::report::{Entry, HEAD, Outcome, megabytes_per_second};
-use modelcache_bench::swarm::Sample;
+use modelcache_bench::sample::Sample;
 use modelcache_bench::team::{Field, Team};
-use modelcache_bench::{solo, swarm};
+use modelcache_bench::{idle, solo, swarm};
 
 /// Measures agents and coordinator on shaped links beside other programs.
 #[derive(Debug, Parser)]
@@ -33,6 +35,9 @@ struct Arguments {
     /// Divides the rate of every link, for machines without enough processor for eight nodes at full rate.
     #[arg(long, default_value_t = 1)]
     slower: u32,
+    /// Divides the size of every file, to see whether a case runs.
+    #[arg(long, default_value_t = 1)]
+    smaller: u64,
     /// Another number of fetches from the hub at once than the operator's, to see what it does.
     #[arg(long)]
     fetches: Option<u32>,
@@ -58,6 +63,9 @@ enum Output {
     /// One JSON object a line.
     Json,
 }
+
+/// What a run leaves for programs, in bytes.
+const MEMORY_LEFT: u64 = 2 << 30;
 
 fn main() -> ExitCode {
     match run(&Arguments::parse()) {
@@ -103,10 +111,14 @@ fn run(arguments: &Arguments) -> Result<bool> {
 }
 
 fn chosen(arguments: &Arguments) -> Result<Vec<Case>> {
-    ensure!(arguments.slower > 0, "--slower divides by 1 or more");
+    ensure!(
+        arguments.slower > 0 && arguments.smaller > 0,
+        "--slower and --smaller divide by 1 or more"
+    );
     let mut cases = named(&arguments.cases)?;
     for case in &mut cases {
         case.slower = arguments.slower;
+        case.smaller = arguments.smaller;
     }
     Ok(cases)
 }
@@ -143,7 +155,15 @@ fn measure<'a>(arguments: &Arguments, case: &'a Case) -> Result<Outcome<'a>> {
     if root.exists() {
         fs::remove_dir_all(root)?;
     }
-    let model = Model::create(&root.join("many/model"), &(case.sizes)())?;
+    let (wanted, available) = (case.memory_bytes() + MEMORY_LEFT, available_memory()?);
+    ensure!(
+        available >= wanted,
+        "{} needs {} MB of memory and {} are available; --smaller divides it",
+        case.name,
+        wanted / 1_000_000,
+        available / 1_000_000
+    );
+    let model = Model::create(&root.join("many/model"), &case.file_sizes())?;
     let single = if teams.contains(&Team::OneFile) {
         Some(Model::create(&root.join("one/model"), &[case.bytes()])?)
     } else {
@@ -202,10 +222,11 @@ fn once(arguments: &Arguments, case: &Case, team: Team, model: &Model) -> Result
         patience: Duration::from_secs(arguments.wait),
         scripts: &arguments.scripts,
     };
-    let sample = if case.work == Work::Restart {
-        solo::restart(team, &field)
-    } else {
-        swarm::run(team, &field)
+    let sample = match case.work {
+        Work::Restart => solo::restart(team, &field),
+        Work::RestartKilled => solo::restart_killed(team, &field),
+        Work::Memory => idle::memory(team, &field),
+        _ => swarm::run(team, &field),
     };
     if directory.exists() {
         fs::remove_dir_all(&directory)?;
@@ -235,13 +256,20 @@ fn tell(case: &Case, sample: &Sample) -> String {
         .map(|bound| format!(" = {:.2} × bound", sample.seconds / bound))
         .unwrap_or_default();
     let first = sample.finishes.iter().copied().fold(f64::MAX, f64::min);
-    format!(
-        "{:.2} s{ratio} ({} MB/s a node, first {first:.2} s), {:.3} copies, {:.2} CPU-s/GB, {} MB at most, other load {:.1}",
+    let mut line = format!(
+        "{:.2} s{ratio} ({} MB/s a node, first {first:.2} s), {:.3} copies, {:.2} CPU-s/GB, {} MB at most, own load {:.1}, \
+         other load {:.1}",
         sample.seconds,
         megabytes_per_second(case.bytes(), sample.seconds),
         sample.copies,
         sample.cpu_seconds_per_gb,
         sample.peak_resident / 1_000_000,
+        sample.own_load,
         sample.other_load
-    )
+    );
+    for (name, figure) in &sample.figures {
+        // Writing to a string cannot fail.
+        let _ = write!(line, ", {name} {figure:.2}");
+    }
+    line
 }

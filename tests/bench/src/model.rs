@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, ensure};
 use modelcache_swarm::plan;
 use modelcache_test_hub::content::synthetic;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
 /// The repository's name at the hub.
@@ -42,6 +42,11 @@ pub struct Model {
 impl Model {
     /// Writes files of these sizes.
     pub fn create(directory: &Path, sizes: &[u64]) -> Result<Self> {
+        Self::create_other(directory, sizes, 0)
+    }
+
+    /// The same with other bytes for each `other`.
+    pub fn create_other(directory: &Path, sizes: &[u64], other: u32) -> Result<Self> {
         if directory.exists() {
             fs::remove_dir_all(directory)?;
         }
@@ -51,7 +56,7 @@ impl Model {
         let mut files = Vec::new();
         for (number, size) in sizes.iter().enumerate() {
             let path = format!("part-{number:05}.bin");
-            let seed = u64::try_from(number)? + 1;
+            let seed = (u64::from(other) << 32) + u64::try_from(number)? + 1;
             let sha256 = write(&directory.join(&path), seed, *size)?;
             files.push(ModelFile {
                 path,
@@ -73,36 +78,34 @@ impl Model {
 
     /// The objects that make a node want it, as the agent keeps them on disk.
     #[must_use]
-    pub fn objects(&self, endpoint: &str, commit: &str) -> serde_json::Value {
+    pub fn objects(&self, endpoint: &str, commit: &str) -> Value {
+        let listed = Listed {
+            name: SNAPSHOT,
+            repository: REPOSITORY.to_owned(),
+            commit,
+            model: self,
+        };
+        objects(endpoint, &[listed])
+    }
+
+    fn content(&self, endpoint: &str, repository: &str, commit: &str) -> Value {
         let sizes = plan::sizes(self.bytes());
-        let files: Vec<_> = self
-            .files
-            .iter()
-            .map(|file| {
-                json!({
-                    "path": file.path,
-                    "size": file.size,
-                    "gitOid": &file.sha256[..40],
-                    "sha256": file.sha256,
-                })
+        let files = self.files.iter().map(|file| {
+            json!({
+                "path": file.path,
+                "size": file.size,
+                "gitOid": &file.sha256[..40],
+                "sha256": file.sha256,
             })
-            .collect();
+        });
         json!({
-            "generation": 1,
-            "snapshots": [{
-                "name": SNAPSHOT,
-                "source": "PeersFirst",
-                "models": [{"cache": "bench", "model": "model"}],
-            }],
-            "contents": { SNAPSHOT: {
-                "endpoint": endpoint,
-                "repository": REPOSITORY,
-                "revision": "main",
-                "commit": commit,
-                "files": files,
-                "segmentBytes": sizes.segment_bytes,
-                "pieceBytes": sizes.piece_bytes,
-            }},
+            "endpoint": endpoint,
+            "repository": repository,
+            "revision": "main",
+            "commit": commit,
+            "files": files.collect::<Vec<_>>(),
+            "segmentBytes": sizes.segment_bytes,
+            "pieceBytes": sizes.piece_bytes,
         })
     }
 
@@ -118,6 +121,39 @@ impl Model {
         }
         Ok(())
     }
+}
+
+/// A model as a node is asked for it.
+pub struct Listed<'a> {
+    /// Of the snapshot, and under which the node shows it.
+    pub name: &'a str,
+    /// At the hub.
+    pub repository: String,
+    /// At the hub.
+    pub commit: &'a str,
+    /// Its files.
+    pub model: &'a Model,
+}
+
+/// The objects that make a node want all of these, as the agent keeps them on disk.
+#[must_use]
+pub fn objects(endpoint: &str, listed: &[Listed<'_>]) -> Value {
+    let snapshots = listed.iter().map(|one| {
+        json!({
+            "name": one.name,
+            "source": "PeersFirst",
+            "models": [{"cache": "bench", "model": one.name}],
+        })
+    });
+    let contents = listed.iter().map(|one| {
+        let content = one.model.content(endpoint, &one.repository, one.commit);
+        (one.name.to_owned(), content)
+    });
+    json!({
+        "generation": 1,
+        "snapshots": snapshots.collect::<Vec<_>>(),
+        "contents": contents.collect::<Map<_, _>>(),
+    })
 }
 
 fn write(path: &Path, seed: u64, size: u64) -> Result<String> {

@@ -3,8 +3,12 @@
 //! No namespace has a way out: there is no address, route or rule on the machine's own network. Everything carries one
 //! prefix, so that what a crash left behind is found and removed at the next start: first the processes inside the
 //! namespaces, which only the laboratory can have started, then the namespaces.
+//!
+//! Every host knows the hardware address of every other from the start: a swarm of 64 asks for more neighbours than the
+//! table that all namespaces share holds.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 use std::process::Command;
 use std::time::Duration;
@@ -12,10 +16,13 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::cable::{self, Far};
 use crate::command::{inside, run, script};
+use crate::process::Process;
 
 const PREFIX: &str = "mcbench-";
-const SWITCH: &str = "mcbench-switch";
+/// The namespace in the middle.
+pub(crate) const SWITCH: &str = "mcbench-switch";
 
 /// The kernel's default, whatever this machine has made it: which one is used changes times and processor time. Set with the
 /// routes, because a namespace may not choose another default than the machine allows.
@@ -105,8 +112,14 @@ impl Host {
         Ipv4Addr::new(10, net.third(), 0, last)
     }
 
-    fn port(self, net: Net) -> String {
+    pub(crate) fn port(self, net: Net) -> String {
         format!("{}-{}", net.device(), self.name())
+    }
+
+    /// Locally administered, made of its address.
+    fn hardware(self, net: Net) -> String {
+        let [a, b, c, d] = self.address(net).octets();
+        format!("02:00:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
     }
 }
 
@@ -117,22 +130,37 @@ pub struct Traffic {
     pub sent_bytes: u64,
     /// Packets that it sent; segmentation offload makes one of many.
     pub sent_packets: u64,
+    /// Bytes that were sent to it.
+    pub received_bytes: u64,
+    /// Packets that were sent to it.
+    pub received_packets: u64,
 }
 
+/// Headers that are counted with each packet: Ethernet 14, IPv4 20, TCP 32 with time stamps.
+const HEADERS: u64 = 66;
+
 impl Traffic {
-    /// TCP payload that the host sent, what it sent twice included: each packet is counted with one set of headers
-    /// (Ethernet 14, IPv4 20, TCP 32 with time stamps).
+    /// TCP payload that the host sent, what it sent twice included.
     #[must_use]
     pub fn payload(self) -> u64 {
-        self.sent_bytes.saturating_sub(66 * self.sent_packets)
+        self.sent_bytes.saturating_sub(HEADERS * self.sent_packets)
     }
 
-    /// What was sent since `earlier`.
+    /// TCP payload that was sent to the host.
+    #[must_use]
+    pub fn received_payload(self) -> u64 {
+        self.received_bytes
+            .saturating_sub(HEADERS * self.received_packets)
+    }
+
+    /// What went over them since `earlier`.
     #[must_use]
     pub fn since(self, earlier: Self) -> Self {
         Self {
             sent_bytes: self.sent_bytes - earlier.sent_bytes,
             sent_packets: self.sent_packets - earlier.sent_packets,
+            received_bytes: self.received_bytes - earlier.received_bytes,
+            received_packets: self.received_packets - earlier.received_packets,
         }
     }
 }
@@ -141,45 +169,76 @@ impl Traffic {
 #[derive(Debug)]
 pub struct Network {
     hosts: BTreeMap<Host, Vec<Cable>>,
+    /// The programs that are the cables, where those are long.
+    carriers: Vec<Process>,
 }
 
 impl Network {
     /// Makes the hosts and their cables, nothing shaped yet.
     pub fn create(hosts: BTreeMap<Host, Vec<Cable>>) -> Result<Self> {
+        Self::create_far(hosts, None)
+    }
+
+    /// The same with long cables, on which packets take their time and are lost.
+    pub fn create_far(hosts: BTreeMap<Host, Vec<Cable>>, far: Option<&Far<'_>>) -> Result<Self> {
         sweep()?;
-        let network = Self { hosts };
+        let mut network = Self {
+            hosts,
+            carriers: Vec::new(),
+        };
         run(Command::new("ip").args(["netns", "add", SWITCH]))?;
-        let mut lines = Vec::new();
-        for net in [Net::Lan, Net::Egress] {
-            let bridge = net.bridge();
-            lines.push(format!("ip link add {bridge} type bridge mcast_snooping 0"));
-            lines.push(format!("ip link set {bridge} up"));
+        let mut bridges = Vec::new();
+        for bridge in [Net::Lan, Net::Egress].map(Net::bridge) {
+            bridges.push(format!("ip link add {bridge} type bridge mcast_snooping 0"));
+            bridges.push(format!("ip link set {bridge} up"));
         }
+        script(SWITCH, &bridges)?;
         for (host, cables) in &network.hosts {
             let namespace = host.namespace();
             run(Command::new("ip").args(["netns", "add", &namespace]))?;
-            let mut own = vec!["ip link set lo up".to_owned()];
+            script(&namespace, &["ip link set lo up".to_owned()])?;
             for Cable { net, .. } in cables {
-                let (port, device, bridge) = (host.port(*net), net.device(), net.bridge());
-                lines.push(format!(
-                    "ip link add {port} type veth peer name {device} netns {namespace}"
-                ));
-                lines.push(format!("ip link set {port} master {bridge} up"));
-                own.push(format!(
-                    "ip addr add {}/24 dev {device}",
-                    host.address(*net)
-                ));
-                own.push(format!("ip link set {device} up"));
-                own.push(format!(
-                    "ip route replace 10.{}.0/24 dev {device} proto kernel scope link src {} congctl {CONGESTION}",
-                    net.third(),
-                    host.address(*net)
-                ));
+                if let Some(far) = far {
+                    network.carriers.push(cable::lay(far, *host, *net)?);
+                }
+                let plug = plug(*host, *net, far.is_some());
+                script(SWITCH, &plug)?;
+                script(&namespace, &network.configure(*host, *net))?;
             }
-            script(SWITCH, &std::mem::take(&mut lines))?;
-            script(&namespace, &own)?;
         }
         Ok(network)
+    }
+
+    /// What a host does with its end of a cable.
+    fn configure(&self, host: Host, net: Net) -> Vec<String> {
+        let (address, device) = (host.address(net), net.device());
+        let mut neighbours = String::from("ip -batch - <<END\n");
+        for (other, cables) in &self.hosts {
+            if *other != host && cables.iter().any(|cable| cable.net == net) {
+                let (address, hardware) = (other.address(net), other.hardware(net));
+                // Writing to a string cannot fail.
+                let _ = writeln!(
+                    neighbours,
+                    "neigh add {address} lladdr {hardware} dev {device} nud permanent"
+                );
+            }
+        }
+        neighbours.push_str("END");
+        vec![
+            format!("ip link set {device} address {}", host.hardware(net)),
+            format!("ip addr add {address}/24 dev {device}"),
+            format!("ip link set {device} up"),
+            format!(
+                "ip route replace 10.{}.0/24 dev {device} proto kernel scope link src {address} congctl {CONGESTION}",
+                net.third(),
+            ),
+            neighbours,
+        ]
+    }
+
+    /// Processor time of the programs that are the cables.
+    pub fn cpu_seconds(&self) -> Result<f64> {
+        self.carriers.iter().map(Process::cpu_seconds).sum()
     }
 
     /// Limits each cable in both directions to its rate.
@@ -216,15 +275,36 @@ impl Network {
                 let link = links
                     .find(|link| link["ifname"] == port.as_str())
                     .with_context(|| format!("the switch has lost its port {port}"))?;
+                let count = |way: &str, what: &str| {
+                    let count = link["stats64"][way][what].as_u64();
+                    count.with_context(|| format!("ip shows no {what}"))
+                };
                 // What the switch received is what the host sent.
-                let count = |what: &str| link["stats64"]["rx"][what].as_u64();
-                sum.sent_bytes += count("bytes").context("ip shows no bytes")?;
-                sum.sent_packets += count("packets").context("ip shows no packets")?;
+                sum.sent_bytes += count("rx", "bytes")?;
+                sum.sent_packets += count("rx", "packets")?;
+                sum.received_bytes += count("tx", "bytes")?;
+                sum.received_packets += count("tx", "packets")?;
             }
             traffic.insert(*host, sum);
         }
         Ok(traffic)
     }
+}
+
+/// What the switch does with its end of a cable: a pair of virtual ends that it makes, or the two that are there.
+fn plug(host: Host, net: Net, laid: bool) -> Vec<String> {
+    let (port, device) = (host.port(net), net.device());
+    let namespace = host.namespace();
+    let pair = if laid {
+        let end = cable::end(host, net);
+        format!("ip link set {end} netns {namespace} name {device}")
+    } else {
+        format!("ip link add {port} type veth peer name {device} netns {namespace}")
+    };
+    vec![
+        pair,
+        format!("ip link set {port} master {} up", net.bridge()),
+    ]
 }
 
 impl Drop for Network {

@@ -29,11 +29,21 @@ pub struct Process {
 impl Process {
     /// Starts a program on a host. Its output goes to files named after it in `logs`.
     pub fn start(host: Host, name: &str, logs: &Path, words: &[&str]) -> Result<Self> {
+        Self::start_in(&host.namespace(), name, logs, words)
+    }
+
+    /// The same in a namespace that is not a host's.
+    pub(crate) fn start_in(
+        namespace: &str,
+        name: &str,
+        logs: &Path,
+        words: &[&str],
+    ) -> Result<Self> {
         let output = logs.join(format!("{name}.out"));
         let errors = File::create(logs.join(format!("{name}.log")))?;
         // nsenter becomes the program: the process is the same.
         let child = Command::new("nsenter")
-            .arg(format!("--net=/run/netns/{}", host.namespace()))
+            .arg(format!("--net=/run/netns/{namespace}"))
             .arg("--")
             .args(words)
             .stdin(Stdio::piped())
@@ -97,12 +107,26 @@ impl Process {
 
     /// The most memory that it had resident, in bytes.
     pub fn peak_resident(&self) -> Result<u64> {
+        self.memory("VmHWM:")
+    }
+
+    /// The memory that it has resident, in bytes.
+    pub fn resident(&self) -> Result<u64> {
+        self.memory("VmRSS:")
+    }
+
+    fn memory(&self, what: &str) -> Result<u64> {
         let status = fs::read_to_string(self.proc("status"))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let line = status.lines().find_map(|line| line.strip_prefix(what));
         let kib = line
             .and_then(|line| line.split_whitespace().next())
-            .context("no VmHWM")?;
+            .with_context(|| format!("no {what}"))?;
         Ok(kib.parse::<u64>()? * 1024)
+    }
+
+    /// Bytes that its host has received over all cables, headers included.
+    pub fn host_received(&self) -> Result<u64> {
+        received(&fs::read_to_string(self.proc("net/dev"))?)
     }
 
     /// Bytes that it read by system calls, sockets left out where the kernel leaves them out.
@@ -159,6 +183,31 @@ impl Process {
     }
 }
 
+/// The sum of a `/proc/PID/net/dev`, the loopback left out.
+fn received(devices: &str) -> Result<u64> {
+    let mut sum = 0;
+    for line in devices.lines() {
+        let Some((device, counts)) = line.split_once(':') else {
+            continue;
+        };
+        if device.trim() != "lo" {
+            let bytes = counts.split_whitespace().next();
+            sum += bytes.context("no bytes")?.parse::<u64>()?;
+        }
+    }
+    Ok(sum)
+}
+
+/// Memory of the machine that programs and files in memory can still have, in bytes.
+pub fn available_memory() -> Result<u64> {
+    let text = fs::read_to_string("/proc/meminfo")?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kib = line.and_then(|line| line.split_whitespace().next());
+    Ok(kib.context("no MemAvailable")?.parse::<u64>()? * 1024)
+}
+
 /// Processor time that all programs of the machine have used since it started, in seconds; without interrupts, which are
 /// mostly packets of the laboratory.
 pub fn machine_cpu_seconds() -> Result<f64> {
@@ -194,5 +243,22 @@ impl Drop for Process {
         // It may have ended already; the child is not collected before here, so the id is still its own.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::received;
+
+    #[test]
+    fn what_a_host_received_is_summed_over_its_cables() {
+        let devices = "\
+Inter-|   Receive                                                |  Transmit
+ face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed
+    lo:     500       5    0    0    0     0          0         0      500       5    0    0    0     0       0          0
+   lan: 1000000     700    0    0    0     0          0         0     9000      80    0    0    0     0       0          0
+egress:      42       1    0    0    0     0          0         0        0       0    0    0    0     0       0          0
+";
+        assert_eq!(received(devices).unwrap(), 1_000_042);
     }
 }

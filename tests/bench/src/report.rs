@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::case::Case;
 use crate::float;
-use crate::swarm::Sample;
+use crate::sample::Sample;
 use crate::team::Team;
 
 /// A median and what it lies between.
@@ -62,6 +62,17 @@ impl Entry {
     fn seconds(&self) -> Option<Spread> {
         self.spread(|sample| sample.seconds)
     }
+
+    /// What else the case is about, by name.
+    fn extra(&self) -> Vec<(&'static str, Spread)> {
+        let first = self.samples.first().map(|one| one.figures.as_slice());
+        let names = first.unwrap_or_default().iter().map(|(name, _)| *name);
+        let of = |name| {
+            let figures = self.samples.iter().flat_map(|one| &one.figures);
+            Spread::of(figures.filter(|one| one.0 == name).map(|one| one.1))
+        };
+        names.filter_map(|name| Some((name, of(name)?))).collect()
+    }
 }
 
 /// A case with our runs and those of the others.
@@ -93,6 +104,7 @@ impl Outcome<'_> {
             "nodes": self.case.nodes,
             "bytes": self.case.bytes(),
             "slower": self.case.slower,
+            "smaller": self.case.smaller,
             "boundSeconds": bound.map(|bound| round(bound, 3)),
         });
         if let Some(ours) = self.entries.first() {
@@ -129,24 +141,27 @@ impl Outcome<'_> {
         let copies = entry.spread(|sample| sample.copies);
         let cpu = entry.spread(|sample| sample.cpu_seconds_per_gb);
         let median = |spread: Option<Spread>, digits| spread.map(|one| round(one.median, digits));
+        let mut spread = json!({
+            "seconds": seconds.map(|one| one.json(2)),
+            "ratio": ratio.map(|one| one.json(3)),
+            "originCopies": copies.map(|one| one.json(3)),
+            "cpuSecondsPerGB": cpu.map(|one| one.json(2)),
+        });
         let mut value = json!({
             "seconds": median(seconds, 2),
             "ratio": median(ratio, 3),
             "originCopies": median(copies, 3),
             "cpuSecondsPerGB": median(cpu, 2),
             "peakResidentBytes": entry.samples.iter().map(|sample| sample.peak_resident).max(),
+            "ownLoad": median(entry.spread(|sample| sample.own_load), 2),
             "otherLoad": median(entry.spread(|sample| sample.other_load), 2),
             "runs": entry.samples.len(),
-            "spread": {
-                "seconds": seconds.map(|one| one.json(2)),
-                "ratio": ratio.map(|one| one.json(3)),
-                "originCopies": copies.map(|one| one.json(3)),
-                "cpuSecondsPerGB": cpu.map(|one| one.json(2)),
-            },
         });
-        if let Some(read) = entry.samples.iter().filter_map(|one| one.bytes_read).max() {
-            merge(&mut value, json!({"bytesRead": read}));
+        for (name, figure) in entry.extra() {
+            merge(&mut value, json!({name: round(figure.median, 3)}));
+            merge(&mut spread, json!({name: figure.json(3)}));
         }
+        merge(&mut value, json!({"spread": spread}));
         if !entry.failures.is_empty() {
             merge(&mut value, json!({"failures": entry.failures}));
         }
@@ -172,14 +187,14 @@ impl Outcome<'_> {
                 .iter()
                 .map(|sample| sample.peak_resident)
                 .max();
-            let mut notes = entry.failures.join("; ");
-            if let Some(read) = entry.samples.iter().filter_map(|one| one.bytes_read).max() {
-                let _ = write!(notes, "{read} bytes read");
+            let mut notes = entry.failures.clone();
+            for (name, figure) in entry.extra() {
+                notes.push(format!("{name} {}", show(Some(figure), 2)));
             }
             // Writing to a string cannot fail.
             let _ = writeln!(
                 rows,
-                "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
+                "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
                 self.case.name,
                 entry.team.name(),
                 show(entry.seconds(), 2),
@@ -187,9 +202,10 @@ impl Outcome<'_> {
                 show(entry.spread(|one| one.copies), 3),
                 show(entry.spread(|one| one.cpu_seconds_per_gb), 2),
                 peak.map_or(0, |peak| peak / 1_000_000),
+                show(entry.spread(|one| one.own_load), 1),
                 show(entry.spread(|one| one.other_load), 1),
                 entry.samples.len(),
-                notes
+                notes.join("; ")
             );
         }
         rows
@@ -198,8 +214,8 @@ impl Outcome<'_> {
 
 /// The head of the table of [`Outcome::rows`].
 pub const HEAD: &str = "\
-| case | program | seconds | ÷ bound | copies from the origin | CPU-s/GB | MB resident at most | other load | runs | notes |\n\
-|---|---|---|---|---|---|---|---|---|---|\n";
+| case | program | seconds | ÷ bound | copies from the origin | CPU-s/GB | MB resident at most | own load | other load | runs | notes |\n\
+|---|---|---|---|---|---|---|---|---|---|---|\n";
 
 fn merge(value: &mut Value, more: Value) {
     if let (Value::Object(value), Value::Object(more)) = (value, more) {
@@ -221,6 +237,58 @@ pub fn megabytes_per_second(bytes: u64, seconds: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_json_has_what_the_documents_promise() {
+        let sample = |seconds, copies| Sample {
+            seconds,
+            copies,
+            figures: vec![("readySeconds", seconds / 10.0)],
+            ..Sample::default()
+        };
+        let entry = |team, samples| Entry {
+            team,
+            samples,
+            failures: Vec::new(),
+        };
+        let case = &crate::case::CASES[0];
+        let outcome = Outcome {
+            case,
+            entries: vec![
+                entry(
+                    Team::Ours,
+                    vec![sample(11.0, 1.0), sample(13.0, 1.5), sample(12.0, 1.1)],
+                ),
+                entry(Team::Libtorrent, vec![sample(30.0, 2.0)]),
+                entry(Team::Aria2, vec![sample(20.0, 1.4)]),
+            ],
+        };
+        let json = outcome.json();
+        for key in ["cpuSecondsPerGB", "boundSeconds", "ratio"] {
+            assert!(json[key].is_number(), "{key}");
+        }
+        assert_eq!(json["case"], "cold");
+        assert_eq!(json["nodes"], 8);
+        assert_eq!(json["bytes"], 192 << 20);
+        assert_eq!(json["seconds"], 12.0);
+        assert_eq!(json["originCopies"], 1.1);
+        assert_eq!(json["readySeconds"], 1.2);
+        assert_eq!(json["spread"]["originCopies"], json!([1.0, 1.5]));
+        assert_eq!(json["spread"]["readySeconds"], json!([1.1, 1.3]));
+        assert_eq!(json["peer"], "aria2");
+        assert_eq!(json["peerCopies"], 1.4);
+        assert_eq!(json["peerRatio"], 1.986);
+        let rows = outcome.rows();
+        assert!(
+            rows.starts_with("| cold | modelcache | 12.00 (11.00–13.00) |"),
+            "{rows}"
+        );
+        assert!(
+            rows.lines().all(|row| row.matches('|').count() == 12),
+            "{rows}"
+        );
+        assert!(HEAD.lines().all(|row| row.matches('|').count() == 12));
+    }
 
     #[test]
     fn the_median_of_an_even_number_is_between_two() {

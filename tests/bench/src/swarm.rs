@@ -1,149 +1,181 @@
-//! One run of a case by one team.
+//! One run of a case of many nodes by one team.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::cable::Far;
 use crate::case::{Case, Work};
-use crate::float;
 use crate::network::{Host, Network};
-use crate::process::{Process, machine_cpu_seconds, wait_for_quiet};
+use crate::process::{Process, wait_for_quiet};
+use crate::sample::{Arrival, Meter, Sample, percentile};
 use crate::team::{Field, Players, Team};
 
 /// How often it is looked whether a node has everything.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// What one run came to.
-#[derive(Clone, Debug, Default)]
-pub struct Sample {
-    /// From the word to start (in `join-late`: to join) to the last node's having everything.
-    pub seconds: f64,
-    /// Payload that left the origin, in sizes of the model.
-    pub copies: f64,
-    /// Processor seconds of the nodes' programs for each 10^9 bytes that arrived.
-    pub cpu_seconds_per_gb: f64,
-    /// The most memory that any node's program had, in bytes.
-    pub peak_resident: u64,
-    /// Bytes read by system calls; `restart` only.
-    pub bytes_read: Option<u64>,
-    /// Processors that programs outside the laboratory kept busy meanwhile, on average.
-    pub other_load: f64,
-    /// When each node had everything.
-    pub finishes: Vec<f64>,
-}
-
 /// Runs it. Every byte on every node is checked afterwards.
 pub fn run(team: Team, field: &Field<'_>) -> Result<Sample> {
     let case = field.case;
-    let network = Network::create(case.topology())?;
+    let far = case.way.map(|way| Far {
+        way,
+        programs: field.programs,
+        logs: field.logs,
+    });
+    let network = Network::create_far(case.topology(), far.as_ref())?;
     let mut players = Players::start(team, field)?;
     network.shape(case.slower)?;
     wait_for_quiet(field.patience)?;
-    let (first, second) = groups(case);
-    let traffic = network.traffic()?;
-    let cpu = players.cpu_seconds()?;
-    let clock = Instant::now();
-    let before = (machine_cpu_seconds()?, players.all_cpu_seconds()?);
+    let (mut waiting, second) = groups(case);
+    let meter = Meter::read(&network, &players)?;
     let mut began = Instant::now();
-    for number in &first {
+    for number in &waiting {
         players.go(field, *number)?;
     }
-    if !second.is_empty() {
-        wait_for_half(&network, field, &mut players)?;
-        began = Instant::now();
-        for number in &second {
-            players.go(field, *number)?;
+    match case.work {
+        Work::JoinLate => {
+            wait_for_half(&network, field, &mut players, case.origin())?;
+            began = Instant::now();
+            for number in &second {
+                players.go(field, *number)?;
+            }
+            waiting.extend(second);
         }
+        Work::Churn => replace(field, &mut players, &mut waiting, &second, began)?,
+        _ => {}
     }
-    let patience = Duration::from_secs_f64(case.bound_seconds().unwrap_or(10.0) * 10.0 + 60.0);
-    let waiting: Vec<u8> = first.iter().chain(&second).copied().collect();
     let mut extra = 0.0;
-    let finishes = if team == Team::Nginx {
+    let finished = if team == Team::Nginx {
         let curl = players.nodes.get_mut(1).and_then(Option::take);
-        extra += curl.context("no curl")?.cost_at_end(patience)?;
-        vec![began.elapsed().as_secs_f64()]
-    } else {
-        wait(&mut players, &waiting, began, patience)?
-    };
-    if case.hashed && !team.hashes() {
-        for number in &waiting {
-            extra += hash(field, &players, *number)?;
+        extra += curl.context("no curl")?.cost_at_end(patience(case))?;
+        Finished {
+            seconds: vec![began.elapsed().as_secs_f64()],
+            ready: 0.0,
         }
-    }
-    let seconds = if case.hashed {
-        began.elapsed().as_secs_f64()
     } else {
-        finishes.iter().copied().fold(0.0, f64::max)
+        wait(case, &mut players, &waiting, began)?
     };
-    let cost = players.cpu_seconds()? - cpu + extra;
-    let own = players.all_cpu_seconds()? - before.1 + extra;
-    let others = machine_cpu_seconds()? - before.0 - own;
-    let other_load = others.max(0.0) / clock.elapsed().as_secs_f64();
-    let after = network.traffic()?;
-    let mut peak_resident = 0;
-    for node in players.nodes.iter().flatten() {
-        peak_resident = peak_resident.max(node.peak_resident()?);
+    let mut seconds = finished.seconds.iter().copied().fold(0.0, f64::max);
+    if case.hashed {
+        if !team.hashes() {
+            for number in &waiting {
+                extra += hash(field, &players, *number)?;
+            }
+        }
+        seconds = began.elapsed().as_secs_f64();
     }
+    let mut sample = meter.sample(&network, &players, field, extra)?;
     for number in &waiting {
         let data = players.data.get(usize::from(*number));
         field.model.check(data.context("no such node")?)?;
     }
-    let of = |traffic: &std::collections::BTreeMap<Host, _>| {
-        traffic.get(&case.origin()).copied().context("no origin")
-    };
-    let sent = of(&after)?.since(of(&traffic)?).payload();
-    let bytes = float(field.model.bytes());
-    Ok(Sample {
-        seconds,
-        copies: float(sent) / bytes,
-        cpu_seconds_per_gb: cost / (bytes * f64::from(case.nodes) / 1e9),
-        peak_resident,
-        bytes_read: None,
-        other_load,
-        finishes,
-    })
+    if team.hashes() && case.work == Work::Cold {
+        sample.figures.push(("readySeconds", finished.ready));
+        sample
+            .figures
+            .push(("readyLimitSeconds", 2.0 + 0.03 * seconds));
+    }
+    let middle = percentile(&finished.seconds, 50).context("no node")?;
+    let last = percentile(&finished.seconds, 99).context("no node")?;
+    sample.figures.push(("p99OverP50", last / middle));
+    sample.seconds = seconds;
+    sample.finishes = finished.seconds;
+    Ok(sample)
 }
 
 /// Who starts at once, and who joins.
 fn groups(case: &Case) -> (Vec<u8>, Vec<u8>) {
-    match case.work {
-        Work::Cold | Work::Restart => ((0..case.nodes).collect(), Vec::new()),
-        Work::JoinLate => (
-            (0..case.nodes / 2).collect(),
-            (case.nodes / 2..case.nodes).collect(),
-        ),
-        Work::Grow => ((1..=case.nodes).collect(), Vec::new()),
-    }
+    let (first, all) = match case.work {
+        Work::JoinLate => (0..case.nodes / 2, case.nodes),
+        Work::Grow | Work::Memory => (1..case.nodes + 1, case.nodes + 1),
+        _ => (0..case.nodes, case.hosts()),
+    };
+    let second = first.end..all;
+    (first.collect(), second.collect())
 }
 
-/// Waits until the origin has sent half of the model.
-fn wait_for_half(network: &Network, field: &Field<'_>, players: &mut Players) -> Result<()> {
-    let origin = field.case.origin();
+/// How long a run may take.
+fn patience(case: &Case) -> Duration {
+    Duration::from_secs_f64(case.bound_seconds().unwrap_or(10.0) * 10.0 + 60.0)
+}
+
+/// Waits until the origin has sent, or a node has received, half of the model.
+pub(crate) fn wait_for_half(
+    network: &Network,
+    field: &Field<'_>,
+    players: &mut Players,
+    host: Host,
+) -> Result<()> {
     let began = Instant::now();
+    let half = field.model.bytes() / 2;
     loop {
-        let sent = network.traffic()?.get(&origin).copied().unwrap_or_default();
-        if sent.payload() >= field.model.bytes() / 2 {
+        let traffic = network.traffic()?.get(&host).copied().unwrap_or_default();
+        if traffic.payload().max(traffic.received_payload()) >= half {
             return Ok(());
         }
         players.node(0)?.check()?;
-        if began.elapsed() > Duration::from_mins(5) {
-            bail!("the origin has not sent half of the model within 5 minutes");
+        if began.elapsed() > patience(field.case) {
+            bail!("half of the model has not gone over the cable of {host:?}");
         }
+        // Looking costs two programs.
         std::thread::sleep(Duration::from_millis(50));
     }
 }
 
-fn wait(
+/// Kills the node that is there longest, for good, and lets another join, again and again.
+fn replace(
+    field: &Field<'_>,
     players: &mut Players,
-    nodes: &[u8],
+    there: &mut Vec<u8>,
+    joining: &[u8],
     began: Instant,
-    patience: Duration,
-) -> Result<Vec<f64>> {
+) -> Result<()> {
+    let step = field.case.churn_seconds().context("nothing is shaped")?;
+    for (turn, new) in (1_u32..).zip(joining) {
+        let at = began + Duration::from_secs_f64(step * f64::from(turn));
+        std::thread::sleep(at.saturating_duration_since(Instant::now()));
+        let old = there.remove(0);
+        players.kill(usize::from(old))?;
+        // Its disk goes with it; memory is short.
+        std::fs::remove_dir_all(field.home(old))?;
+        players.go(field, *new)?;
+        there.push(*new);
+    }
+    Ok(())
+}
+
+struct Finished {
+    /// When each node had everything.
+    seconds: Vec<f64>,
+    /// The longest that any took from its last data to its word that it has everything.
+    ready: f64,
+}
+
+fn wait(case: &Case, players: &mut Players, nodes: &[u8], began: Instant) -> Result<Finished> {
+    let patience = patience(case);
+    let link = case.node_rate().map(f64::from);
+    let link = link.map(|link| link / f64::from(case.slower));
     let mut finishes: Vec<Option<f64>> = vec![None; nodes.len()];
+    let mut arrivals: Vec<Option<Arrival>> = vec![None; nodes.len()];
+    let mut ready = 0.0_f64;
     while finishes.iter().any(Option::is_none) {
-        for (finish, number) in finishes.iter_mut().zip(nodes) {
-            if finish.is_none() && players.has_all(usize::from(*number))? {
-                *finish = Some(began.elapsed().as_secs_f64());
+        for ((finish, arrival), number) in finishes.iter_mut().zip(&mut arrivals).zip(nodes) {
+            if finish.is_some() {
+                continue;
+            }
+            let at = usize::from(*number);
+            let done = players.has_all(at)?;
+            let now = Instant::now();
+            let arrival = match arrival {
+                Some(arrival) => arrival,
+                None => arrival.insert(Arrival::new(link, players.node(at)?.host_received()?, now)),
+            };
+            if done || arrival.due(now) {
+                arrival.look(players.node(at)?.host_received()?, now);
+            }
+            if done {
+                *finish = Some((now - began).as_secs_f64());
+                ready = ready.max(arrival.ago(now));
             }
         }
         if began.elapsed() > patience {
@@ -155,15 +187,16 @@ fn wait(
         }
         std::thread::sleep(LOOK);
     }
-    Ok(finishes.into_iter().flatten().collect())
+    Ok(Finished {
+        seconds: finishes.into_iter().flatten().collect(),
+        ready,
+    })
 }
 
 /// What the distribution's sha256sum costs on a node's files.
 fn hash(field: &Field<'_>, players: &Players, number: u8) -> Result<f64> {
-    let data = players
-        .data
-        .get(usize::from(number))
-        .context("no such node")?;
+    let data = players.data.get(usize::from(number));
+    let data = data.context("no such node")?;
     let mut words = vec!["sha256sum".to_owned()];
     for file in &field.model.files {
         words.push(data.join(&file.path).display().to_string());

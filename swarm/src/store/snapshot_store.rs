@@ -209,6 +209,21 @@ impl SnapshotStore {
             .collect()
     }
 
+    /// One of the segments that [`SnapshotStore::held`] lists.
+    #[must_use]
+    pub fn held_segment(&self, segment: u32) -> Option<Held> {
+        let pieces = {
+            let state = locked(&self.0.state);
+            state.pieces.get(segment as usize)?.clone()?
+        };
+        let planned = self.0.segments.get(segment as usize)?;
+        self.0.covers(planned).then(|| Held {
+            segment,
+            pieces,
+            verified: self.0.is_verified(planned),
+        })
+    }
+
     /// Whether a segment is among those that [`SnapshotStore::held`] lists.
     #[must_use]
     pub fn is_held(&self, segment: u32) -> bool {

@@ -208,7 +208,8 @@ mod tests {
                 .await
                 .unwrap();
         };
-        let (asked, ()) = tokio::join!(ask_over(&mut near, "s", &Question::default()), liar);
+        let question = Question::default();
+        let (asked, ()) = tokio::join!(ask_over(&mut near, "s", &question), liar);
         assert!(matches!(asked, Err(AskError::Answer(_))), "{asked:?}");
     }
 }

@@ -121,22 +121,25 @@ impl Entry {
             } => (rate_limited, retry_after),
             _ => (false, None),
         };
-        link.send(match order {
-            Order::Fetch => AgentMessage::FetchFailed {
-                snapshot,
-                segment: index,
-                message,
-                rate_limited,
-                retry_after_seconds: retry_after
-                    .map(|wait| u32::try_from(wait.as_secs().max(1)).unwrap_or(u32::MAX)),
-            },
-            Order::Take { holder, .. } => AgentMessage::TakeFailed {
-                snapshot,
-                segment: index,
-                holder: holder.clone(),
-                message,
-            },
-        });
+        // With this node's disk to blame it is withdrawn, which says enough; neither hub nor holder did anything wrong.
+        if !matches!(failure.blame, Blame::Disk { .. }) {
+            link.send(match order {
+                Order::Fetch => AgentMessage::FetchFailed {
+                    snapshot,
+                    segment: index,
+                    message,
+                    rate_limited,
+                    retry_after_seconds: retry_after
+                        .map(|wait| u32::try_from(wait.as_secs().max(1)).unwrap_or(u32::MAX)),
+                },
+                Order::Take { holder, .. } => AgentMessage::TakeFailed {
+                    snapshot,
+                    segment: index,
+                    holder: holder.clone(),
+                    message,
+                },
+            });
+        }
         match failure.blame {
             Blame::Disk { reason } => {
                 let input = Input::Failed {

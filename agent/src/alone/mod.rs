@@ -210,6 +210,11 @@ impl Alone {
             self.progress = Some(now);
             self.peers.values_mut().for_each(Peer::forget);
         }
+        for peer in self.peers.values_mut() {
+            // What came from elsewhere must not keep it from being asked for more.
+            peer.pieces
+                .retain(|segment, _| node.missing.contains(segment));
+        }
         let mut steps = Vec::new();
         if node.missing.is_empty() {
             return steps;

@@ -390,6 +390,39 @@ fn a_node_that_is_not_listed_leaves_the_hub_to_those_that_are() {
 }
 
 #[test]
+fn what_came_from_elsewhere_meanwhile_does_not_keep_a_node_from_asking_for_more() {
+    let now = Instant::now();
+    let mut alone = informed(0, 2, now);
+    let hold_all = |pieces: Vec<u32>| {
+        let held = |segment| Held {
+            segment,
+            pieces: PieceHashes::new(Vec::new()),
+            verified: false,
+        };
+        Answer {
+            held: (0..100).collect(),
+            pieces: pieces.into_iter().map(held).collect(),
+            ..Answer::default()
+        }
+    };
+    let asked = |steps: &[Step]| {
+        steps.iter().find_map(|step| match step {
+            Step::Ask { wants, .. } => Some(wants.clone()),
+            _ => None,
+        })
+    };
+    alone.answered(now, &name(1), Some(hold_all(vec![])));
+    let mut missing: BTreeSet<u32> = (0..100).collect();
+    let at = |seconds| now + SECOND * seconds;
+    let wants = asked(&alone.next(at(5), standing(&missing))).unwrap();
+    assert_eq!(wants.len(), MAX_WANTS);
+    alone.answered(at(5), &name(1), Some(hold_all(wants.clone())));
+    missing.retain(|segment| !wants.contains(segment));
+    let more = asked(&alone.next(at(6), standing(&missing))).unwrap();
+    assert!(more.len() == MAX_WANTS && more.iter().all(|one| !wants.contains(one)));
+}
+
+#[test]
 fn policies_are_kept() {
     let now = Instant::now();
     let missing = BTreeSet::from([0, 1, 2]);

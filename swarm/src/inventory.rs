@@ -17,6 +17,9 @@ pub(crate) const MAX_QUESTION_BYTES: usize = 1 << 10;
 /// Longest answer in bytes: the piece hashes of [`MAX_WANTS`] segments of 64 MiB in the smallest pieces, and the rest.
 pub(crate) const MAX_ANSWER_BYTES: usize = 4 << 20;
 
+/// Longest set of segments in bytes: far more than any snapshot has.
+const MAX_SET_BYTES: usize = 64 << 10;
+
 /// The info hash under which a snapshot is asked about.
 #[must_use]
 pub fn topic(snapshot: &str) -> [u8; 20] {
@@ -94,6 +97,9 @@ impl Serialize for Segments {
 impl<'de> Deserialize<'de> for Segments {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
+        if text.len() > 2 * MAX_SET_BYTES {
+            return Err(serde::de::Error::custom("too many segments"));
+        }
         hex::decode(&text)
             .map(Self)
             .map_err(serde::de::Error::custom)
@@ -146,6 +152,14 @@ mod tests {
             let found: BTreeSet<u32> = (0..4000).filter(|one| back.contains(*one)).collect();
             prop_assert_eq!(back.count() as usize, segments.len());
             prop_assert_eq!(found, segments);
+        }
+
+        #[test]
+        fn no_set_takes_more_memory_than_a_snapshot_can_need(excess in 1_usize..1000) {
+            let longest = "0".repeat(2 * MAX_SET_BYTES);
+            prop_assert!(serde_json::from_value::<Segments>(longest.clone().into()).is_ok());
+            let longer = longest + &"00".repeat(excess);
+            prop_assert!(serde_json::from_value::<Segments>(longer.into()).is_err());
         }
 
         #[test]

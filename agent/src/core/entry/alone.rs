@@ -8,7 +8,8 @@ use std::time::Instant;
 use modelcache_crds::model_cache::SourcePolicy;
 use modelcache_swarm::coordination::Member;
 use modelcache_swarm::engine;
-use modelcache_swarm::inventory::Question;
+use modelcache_swarm::inventory::{Answer, Question};
+use modelcache_swarm::verify::piece_count;
 
 use super::super::failure::{Blame, Failure};
 use super::super::transfer::Order;
@@ -135,6 +136,20 @@ impl Entry {
             }
             send(Done::Answered(node, answer.ok()));
         });
+    }
+
+    /// Another node answered, or did not.
+    pub(super) fn answered(&mut self, node: &str, mut answer: Option<Answer>) {
+        if let (Some(answer), Some(store)) = (&mut answer, &self.store) {
+            // What does not fit the plan is of no use and could be of any size.
+            answer.pieces.retain(|held| {
+                let segment = store.segments().get(held.segment as usize);
+                let piece_bytes = self.snapshot.sizes.piece_bytes;
+                let expected = segment.map(|segment| piece_count(segment.len(), piece_bytes));
+                expected == Some(held.pieces.as_slice().len() as u64)
+            });
+        }
+        self.alone.answered(Instant::now(), node, answer);
     }
 
     /// Lets other nodes know how this one stands, if they ask.

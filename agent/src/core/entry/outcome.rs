@@ -39,7 +39,7 @@ impl Entry {
             Done::Reserved(Err(error)) => self.feed(context, link, failed(Step::Reserve, &error)),
             Done::Transferred(index, outcome) => self.transferred(context, link, index, outcome),
             Done::Adopted(held) => self.have(context, link, held),
-            Done::Answered(node, answer) => self.alone.answered(Instant::now(), &node, answer),
+            Done::Answered(node, answer) => self.answered(&node, answer),
             Done::Verified(Ok(verdicts)) => self.verified(context, link, verdicts),
             Done::Discarded(segments, result) => {
                 for segment in &segments {

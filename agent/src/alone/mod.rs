@@ -6,6 +6,8 @@
 //! heard of for long. Whoever does not answer, or does not reach the hub, is left out of the order. So nodes that see the
 //! same share the work without talking about it, and no segment depends on any of them.
 
+mod hub;
+mod order;
 mod peer;
 #[cfg(test)]
 mod tests;
@@ -18,6 +20,8 @@ use modelcache_swarm::coordination::{MAX_MEMBERS, Member};
 use modelcache_swarm::inventory::{Answer, MAX_WANTS};
 use modelcache_swarm::segment::PieceHashes;
 
+use self::hub::Hub;
+use self::order::{score, seed};
 use self::peer::Peer;
 
 /// Segments of one snapshot that come from the hub at once.
@@ -34,8 +38,6 @@ const ASK_SOON: Duration = Duration::from_secs(1);
 const TURN: Duration = Duration::from_secs(30);
 /// Nobody waits for more turns than this.
 const MOST_TURNS: u32 = 10;
-/// First and longest wait after a failure of the hub.
-const HUB_WAIT: (Duration, Duration) = (Duration::from_secs(5), Duration::from_mins(5));
 
 /// Something to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,7 +84,9 @@ pub struct Standing<'a> {
 /// What is known of one snapshot for the time without a coordinator.
 #[derive(Debug)]
 pub struct Alone {
-    me: String,
+    /// This node and its seed.
+    me: (String, u64),
+    /// Seed of the snapshot.
     snapshot: u64,
     peers: BTreeMap<String, Peer>,
     /// Whether this node is among the members, or would be if it was connected.
@@ -91,10 +95,7 @@ pub struct Alone {
     progress: Option<Instant>,
     /// Segments that came from other nodes and were wrong: only the hub's are of use.
     wrong: BTreeSet<u32>,
-    /// How often the hub did not give a segment.
-    failures: BTreeMap<u32, u32>,
-    hub_failures: u32,
-    hub_rests: Option<Instant>,
+    hub: Hub,
 }
 
 impl Alone {
@@ -102,25 +103,23 @@ impl Alone {
     #[must_use]
     pub fn new(node: &str, snapshot: &str) -> Self {
         Self {
-            me: node.to_owned(),
+            me: (node.to_owned(), seed(node)),
             snapshot: seed(snapshot),
             peers: BTreeMap::new(),
             listed: true,
             progress: None,
             wrong: BTreeSet::new(),
-            failures: BTreeMap::new(),
-            hub_failures: 0,
-            hub_rests: None,
+            hub: Hub::default(),
         }
     }
 
     /// The coordinator named the members.
     pub fn set_members(&mut self, members: Vec<Member>) {
         let full = members.len() >= MAX_MEMBERS;
-        self.listed = !full || members.iter().any(|member| member.node == self.me);
+        self.listed = !full || members.iter().any(|member| member.node == self.me.0);
         let mut known = std::mem::take(&mut self.peers);
         for Member { node, address } in members.into_iter().take(MAX_MEMBERS) {
-            if node != self.me {
+            if node != self.me.0 {
                 let old = known.remove(&node).filter(|peer| peer.address == address);
                 let peer = old.unwrap_or_else(|| Peer::new(seed(&node), address));
                 self.peers.insert(node, peer);
@@ -132,9 +131,7 @@ impl Alone {
     pub fn connected(&mut self) {
         self.progress = None;
         self.wrong.clear();
-        self.failures.clear();
-        self.hub_failures = 0;
-        self.hub_rests = None;
+        self.hub = Hub::default();
     }
 
     /// Whether any other node is known.
@@ -146,7 +143,7 @@ impl Alone {
     /// Whether the hub is left alone for a while.
     #[must_use]
     pub fn hub_rests(&self, now: Instant) -> bool {
-        self.hub_rests.is_some_and(|until| now < until)
+        self.hub.rests(now)
     }
 
     /// A segment is durable here.
@@ -155,10 +152,8 @@ impl Alone {
             *progress = now;
         }
         if let Some(segment) = fetched {
-            self.failures.remove(&segment);
             self.wrong.remove(&segment);
-            self.hub_failures = 0;
-            self.hub_rests = None;
+            self.hub.gave(segment);
         }
     }
 
@@ -181,8 +176,7 @@ impl Alone {
 
     /// The hub did not give a segment.
     pub fn fetch_failed(&mut self, now: Instant, segment: u32, retry_after: Option<Duration>) {
-        *self.failures.entry(segment).or_default() += 1;
-        self.leave_hub(now, retry_after);
+        self.hub.refused(now, self.me.1, segment, retry_after);
     }
 
     /// These segments were of a blob with a wrong hash and were thrown away here.
@@ -190,18 +184,8 @@ impl Alone {
         if self.progress.is_some() {
             self.wrong.extend(segments);
             // Should it be the hub that gives wrong bytes.
-            self.leave_hub(now, None);
+            self.hub.leave_alone(now, self.me.1, None);
         }
-    }
-
-    fn leave_hub(&mut self, now: Instant, retry_after: Option<Duration>) {
-        let doubled = HUB_WAIT.0 * (1 << self.hub_failures.min(10));
-        let wait = doubled.min(HUB_WAIT.1).max(retry_after.unwrap_or_default());
-        // Up to a quarter longer, so that nodes do not come back all at once.
-        let part = mix(seed(&self.me) ^ u64::from(self.hub_failures)) % 256;
-        let part = u32::try_from(part).unwrap_or(0);
-        self.hub_failures = self.hub_failures.saturating_add(1);
-        self.hub_rests = Some(now + wait + wait * part / 1024);
     }
 
     /// What to do now. To be called a few times a second while there is no coordinator.
@@ -221,15 +205,13 @@ impl Alone {
         }
         // In an order of its own, so that nodes come to hold different parts.
         let mut missing: Vec<u32> = node.missing.iter().copied().collect();
-        missing.sort_by_key(|segment| std::cmp::Reverse(self.score(seed(&self.me), *segment)));
+        missing.sort_by_key(|segment| std::cmp::Reverse(self.score(self.me.1, *segment)));
         if node.may_take {
             self.take(now, &missing, TAKES.saturating_sub(node.taking), &mut steps);
             self.ask(now, &missing, &mut steps);
         }
-        if node.may_fetch && !self.hub_rests(now) {
-            // After a failure one fetch finds out whether the hub is back.
-            let most = if self.hub_failures > 0 { 1 } else { FETCHES };
-            let free = most.saturating_sub(node.fetching);
+        if node.may_fetch && !self.hub.rests(now) {
+            let free = self.hub.at_once().saturating_sub(node.fetching);
             self.fetch(now, &missing, free, node.may_take, &mut steps);
         }
         steps
@@ -329,7 +311,7 @@ impl Alone {
             .iter()
             .filter_map(|segment| {
                 let turn = if shared { self.turn(now, *segment)? } else { 0 };
-                let failures = self.failures.get(segment).copied().unwrap_or(0);
+                let failures = self.hub.failures_of(*segment);
                 (self.wait(turn, *segment) <= quiet).then_some((failures, turn, *segment))
             })
             .collect();
@@ -347,7 +329,7 @@ impl Alone {
         if live().any(|(_, peer)| peer.holds(now, segment) || peer.fetches(now, segment)) {
             return None;
         }
-        let mine = (self.score(seed(&self.me), segment), self.me.as_str());
+        let mine = (self.score(self.me.1, segment), self.me.0.as_str());
         let before = live().filter(|(node, peer)| {
             let theirs = (self.score(peer.seed, segment), node.as_str());
             peer.reaches_hub() && (!self.listed || theirs > mine)
@@ -364,30 +346,11 @@ impl Alone {
             return wait;
         }
         // There may be many that are not listed, all with the same turn.
-        let part = self.score(seed(&self.me), segment) % 256;
+        let part = self.score(self.me.1, segment) % 256;
         wait + TURN * u32::try_from(part).unwrap_or(0) / 16
     }
 
     fn score(&self, node: u64, segment: u32) -> u64 {
         score(self.snapshot, node, segment)
     }
-}
-
-/// A node's place in the order of a segment: the highest comes first. The same on every node and in every version.
-fn score(snapshot: u64, node: u64, segment: u32) -> u64 {
-    mix(node ^ mix(snapshot ^ u64::from(segment)))
-}
-
-/// A number for a name (FNV-1a).
-fn seed(name: &str) -> u64 {
-    let fold = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-    mix(name.bytes().fold(0xcbf2_9ce4_8422_2325, fold))
-}
-
-/// A number without pattern for each number (the finalizer of SplitMix64).
-fn mix(number: u64) -> u64 {
-    let x = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ x >> 31
 }

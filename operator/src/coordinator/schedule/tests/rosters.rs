@@ -4,7 +4,7 @@ use modelcache_swarm::coordination::{CoordinatorMessage, MAX_MEMBERS};
 
 use super::super::Outgoing;
 use super::super::roster::SETTLE;
-use super::super::simulation::NAME;
+use super::super::simulation::{NAME, node_name};
 use super::bench::{Bench, access, held, snapshot};
 
 /// Who was told how many members, and who was told the way to the hub.
@@ -34,15 +34,14 @@ fn two() -> Bench {
 fn a_list_that_has_settled_is_told_once_to_those_who_miss_something() {
     let mut bench = two();
     assert!(after(&mut bench, 10).is_empty());
-    let node = |number: usize| format!("node-{number}");
-    assert_eq!(after(&mut bench, SETTLE), [(node(1), Some(2))]);
+    assert_eq!(after(&mut bench, SETTLE), [(node_name(1), Some(2))]);
     assert!(after(&mut bench, SETTLE).is_empty());
     // Who comes later is told what the others know, and then the new list with them.
     bench.join(2, 2, vec![]);
-    assert_eq!(after(&mut bench, 10), [(node(2), Some(2))]);
+    assert_eq!(after(&mut bench, 10), [(node_name(2), Some(2))]);
     assert_eq!(
         after(&mut bench, SETTLE),
-        [(node(1), Some(3)), (node(2), Some(3))]
+        [(node_name(1), Some(3)), (node_name(2), Some(3))]
     );
 }
 
@@ -72,9 +71,7 @@ fn a_list_that_shrinks_while_all_connections_break_is_not_told() {
     after(&mut bench, 10);
     assert_eq!(after(&mut bench, SETTLE).len(), 5);
     for node in 2..6 {
-        bench
-            .schedule
-            .agent_gone(&format!("node-{node}"), bench.now);
+        bench.schedule.agent_gone(&node_name(node), bench.now);
         assert!(after(&mut bench, 250).is_empty());
     }
 }

@@ -97,7 +97,6 @@ async fn they_share_what_is_missing_by_themselves() {
     cluster.all_until("without", without_coordinator).await;
     cluster.all_ready().await;
     let copies = cluster.hub.sent();
-    eprintln!("TEMP copies {} of {SIZE}", copies);
     // Two nodes may see the same gap when one of them heard nothing of the other yet.
     assert!(copies <= SIZE + 3 * SEGMENT, "{copies} bytes from the hub");
 }
@@ -121,7 +120,6 @@ async fn a_coordinator_that_comes_back_finds_everything_in_order() {
     cluster.coordinator.come_back().await;
     cluster.all_ready().await;
     let copies = cluster.hub.sent();
-    eprintln!("TEMP copies {} of {SIZE}", copies);
     // What was under way at each of the two changes may come twice: two fetches of three nodes.
     assert!(copies <= SIZE + 9 * SEGMENT, "{copies} bytes from the hub");
 }

@@ -9,6 +9,9 @@ use super::order::mix;
 /// First and longest wait after a failure.
 pub(super) const WAIT: (Duration, Duration) = (Duration::from_secs(5), Duration::from_mins(5));
 
+/// Longest wait that the hub can ask for.
+const MOST: Duration = Duration::from_hours(1);
+
 /// What came of asking the hub lately.
 #[derive(Debug, Default)]
 pub(super) struct Hub {
@@ -54,7 +57,7 @@ impl Hub {
     /// Leaves it alone, at least for `wait`, and up to a quarter longer, so that nodes do not come back all at once.
     pub(super) fn leave_alone(&mut self, now: Instant, node: u64, wait: Option<Duration>) {
         let doubled = WAIT.0 * (1 << self.failures.min(10));
-        let wait = doubled.min(WAIT.1).max(wait.unwrap_or_default());
+        let wait = doubled.min(WAIT.1).max(wait.unwrap_or_default().min(MOST));
         let part = mix(node ^ u64::from(self.failures)) % 256;
         let part = u32::try_from(part).unwrap_or(0);
         self.failures = self.failures.saturating_add(1);

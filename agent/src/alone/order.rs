@@ -11,7 +11,7 @@ pub(super) fn seed(name: &str) -> u64 {
     mix(name.bytes().fold(0xcbf2_9ce4_8422_2325, fold))
 }
 
-/// A number without pattern for each number (the finalizer of SplitMix64).
+/// A number without pattern for each number (the finalizer of `SplitMix64`).
 pub(super) fn mix(number: u64) -> u64 {
     let x = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);

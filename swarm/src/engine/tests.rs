@@ -13,7 +13,6 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::gate::memory::MemoryIo;
-use crate::inventory::Answer;
 
 const PIECE: u32 = 64 << 10;
 
@@ -79,10 +78,6 @@ struct Shelf(HashMap<[u8; 20], Served>);
 impl SegmentSource for Shelf {
     fn find(&self, info_hash: [u8; 20]) -> Option<Served> {
         self.0.get(&info_hash).cloned()
-    }
-
-    fn answer(&self, _: [u8; 20], _: &[u32]) -> Option<Answer> {
-        None
     }
 }
 

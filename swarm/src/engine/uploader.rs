@@ -51,8 +51,11 @@ pub trait SegmentSource: Send + Sync + 'static {
     fn find(&self, info_hash: [u8; 20]) -> Option<Served>;
 
     /// How this node stands with the snapshot that has this [`crate::inventory::topic`], if it has a part in it, with
-    /// the piece hashes of those of `wants` that it holds. Must answer from memory.
-    fn answer(&self, info_hash: [u8; 20], wants: &[u32]) -> Option<Answer>;
+    /// the piece hashes of those of `wants` that it holds. Must answer from memory. A source of mere segments has nothing
+    /// to say.
+    fn answer(&self, _topic: [u8; 20], _wants: &[u32]) -> Option<Answer> {
+        None
+    }
 }
 
 /// Called with the info hash and the number of payload bytes that were just sent.

@@ -2,9 +2,10 @@
 //! nodes, and says in that object's status how it stands.
 //!
 //! [`core`] does the work and knows nothing of Kubernetes; [`watch`] and [`intent`] tell it what to hold, [`coordinator`]
-//! carries its orders, [`report`] tells the cluster how it stands, [`http`] serves metrics and probes. [`work`],
+//! carries its orders, [`report`] tells the cluster how it stands, [`http`] serves metrics and probes. [`work`], [`alone`],
 //! [`throttle`] and [`events`] are pure.
 
+pub mod alone;
 pub mod args;
 pub mod coordinator;
 pub mod core;

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use modelcache_swarm::engine::{SegmentSource, Served};
+use modelcache_swarm::inventory::{self, Answer};
 use modelcache_swarm::metainfo;
 use modelcache_swarm::segment::PieceHashes;
 use modelcache_swarm::store::SnapshotStore;
@@ -23,6 +24,19 @@ struct Offer {
 struct Index {
     offers: HashMap<InfoHash, Offer>,
     by_snapshot: HashMap<String, HashMap<u32, InfoHash>>,
+    /// By topic.
+    stances: HashMap<InfoHash, (SnapshotStore, Stance)>,
+}
+
+/// How this node stands with a snapshot, for other nodes that ask.
+#[derive(Clone, Debug, Default)]
+pub struct Stance {
+    /// Segments on their way from the hub.
+    pub fetching: Vec<u32>,
+    /// Whether it can get more from there.
+    pub reaches_hub: bool,
+    /// Whether it is connected to the coordinator.
+    pub coordinated: bool,
 }
 
 /// The index. Shared between the work loop, which changes it, and the uploader, which reads it.
@@ -90,6 +104,7 @@ impl Serving {
     /// No longer serves anything of this snapshot.
     pub fn withdraw_all(&self, snapshot: &str) {
         let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
+        index.stances.remove(&inventory::topic(snapshot));
         for hash in index
             .by_snapshot
             .remove(snapshot)
@@ -98,6 +113,13 @@ impl Serving {
         {
             index.offers.remove(&hash);
         }
+    }
+
+    /// Takes note of how this node stands with a snapshot.
+    pub fn stand(&self, store: &SnapshotStore, stance: Stance) {
+        let topic = inventory::topic(&store.snapshot().name);
+        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
+        index.stances.insert(topic, (store.clone(), stance));
     }
 
     /// Counts bytes that were sent.
@@ -118,6 +140,27 @@ impl SegmentSource for Serving {
             len: io.size(),
             piece_bytes: offer.store.snapshot().sizes.piece_bytes,
             io,
+        })
+    }
+
+    fn answer(&self, topic: InfoHash, wants: &[u32]) -> Option<Answer> {
+        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
+        let (store, stance) = index.stances.get(&topic)?;
+        let offered = index.by_snapshot.get(&store.snapshot().name);
+        let has = |segment: &u32| offered.is_some_and(|offered| offered.contains_key(segment));
+        let wanted = wants.iter().copied().filter(has);
+        Some(Answer {
+            held: offered
+                .into_iter()
+                .flatten()
+                .map(|(segment, _)| *segment)
+                .collect(),
+            fetching: stance.fetching.clone(),
+            reaches_hub: stance.reaches_hub,
+            coordinated: stance.coordinated,
+            pieces: wanted
+                .filter_map(|segment| store.held_segment(segment))
+                .collect(),
         })
     }
 }

@@ -17,7 +17,11 @@ use crate::reasons;
 /// First wait after a failure on this node; doubles up to [`LONGEST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_secs(5);
 /// Longest wait after a failure on this node.
-const LONGEST_WAIT: Duration = Duration::from_mins(5);
+const LONGEST_WAIT: Duration = Duration::from_mins(1);
+/// Free space is looked at this often while there is too little: that costs nothing.
+const SPACE_WAIT: Duration = Duration::from_secs(5);
+/// How long the words about too little space stay, although the sizes in them change all the time.
+const SPACE_WORDS: Duration = Duration::from_mins(5);
 /// A transfer that failed is a problem only when nothing comes in for so long afterwards.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -228,7 +232,6 @@ impl Work {
                 }
                 self.stage = Stage::Filling;
                 self.clear(Kind::Local);
-                self.failures = 0;
                 let mut actions = vec![Action::Track];
                 actions.extend(self.verify());
                 actions
@@ -239,6 +242,8 @@ impl Work {
             }
             Input::Committed { full } => {
                 self.full = full;
+                // Not before: a disk that can be reserved may still not be written to.
+                self.failures = 0;
                 self.clear(Kind::Transfer);
                 if self.stage == Stage::Filling {
                     self.verify().into_iter().collect()
@@ -355,21 +360,44 @@ impl Work {
             // Several parts of one step failed; the first counts.
             return Vec::new();
         }
-        let wait = back_off(self.failures);
-        self.failures = self.failures.saturating_add(1);
-        let until = now + wait;
-        self.stage = Stage::Waiting { until, then: step };
-        self.fault = Some(Fault {
-            reason,
-            message,
-            retry_at: Some(until),
-            visible_from: now,
-            kind: Kind::Local,
-        });
+        if step == Step::Reserve && reason == reasons::NO_SPACE {
+            self.no_space(now, message);
+        } else {
+            let until = now + back_off(self.failures);
+            self.failures = self.failures.saturating_add(1);
+            self.stage = Stage::Waiting { until, then: step };
+            self.fault = Some(Fault {
+                reason,
+                message,
+                retry_at: Some(until),
+                visible_from: now,
+                kind: Kind::Local,
+            });
+        }
         match step {
             // What is held stays good to serve while its names cannot be made.
             Step::Publish => Vec::new(),
             Step::Open | Step::Reserve => vec![Action::Withdraw],
+        }
+    }
+
+    fn no_space(&mut self, now: Instant, message: String) {
+        self.stage = Stage::Waiting {
+            until: now + SPACE_WAIT,
+            then: Step::Reserve,
+        };
+        let told = self.fault.as_ref().is_some_and(|fault| {
+            fault.reason == reasons::NO_SPACE && now < fault.visible_from + SPACE_WORDS
+        });
+        if !told {
+            self.fault = Some(Fault {
+                reason: reasons::NO_SPACE,
+                message,
+                // So soon that a time in the status would only be out of date.
+                retry_at: None,
+                visible_from: now,
+                kind: Kind::Local,
+            });
         }
     }
 

@@ -72,13 +72,15 @@ pub mod reasons {
 
     // What agents find.
 
-    /// The model does not fit on the node's disk; nothing of it was written.
+    /// The model does not fit on the node's disk, or somebody else filled the disk meanwhile; nothing more is written until
+    /// there is room.
     pub const NO_SPACE: &str = "NoSpace";
     /// A file that arrived does not have the hub's hash; it was thrown away and is fetched again.
     pub const HASH_MISMATCH: &str = "HashMismatch";
-    /// The node's disk reports an error.
+    /// The node's disk reports an error or is read-only.
     pub const DISK_ERROR: &str = "DiskError";
-    /// The agent has no connection to the operator's coordinator.
+    /// The agent has no connection to the operator's coordinator. It gets on by itself as far as it can, as the message
+    /// says.
     pub const NO_COORDINATOR: &str = "NoCoordinator";
     /// The policy is `PeersOnly` and no node has the bytes.
     pub const WAITING_FOR_PEERS: &str = "WaitingForPeers";

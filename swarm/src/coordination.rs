@@ -13,10 +13,14 @@ use serde::{Deserialize, Serialize};
 use crate::segment::PieceHashes;
 
 /// Version of these messages; a coordinator refuses any other.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// Largest frame either side accepts, in bytes: a `Track` of a few thousand segments.
 pub const MAX_FRAME_BYTES: usize = 16 << 20;
+
+/// Nodes that are named to agents for the time without a coordinator. Enough that some of them live; few enough that all of
+/// a large cluster can ask all of them.
+pub const MAX_MEMBERS: usize = 64;
 
 /// What an agent tells the coordinator.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,7 +122,8 @@ pub struct Held {
     rename_all_fields = "camelCase"
 )]
 pub enum CoordinatorMessage {
-    /// How to reach the origin of a snapshot. Sent before its first `Fetch` and whenever it changes. Kept in memory only.
+    /// How to reach the origin of a snapshot. Sent before its first `Fetch` and whenever it changes; without a token in it
+    /// also to everybody who still misses something, for the time when there is no coordinator. Kept in memory only.
     Origin {
         /// Name of the `ModelSnapshot`.
         snapshot: String,
@@ -155,11 +160,29 @@ pub enum CoordinatorMessage {
         /// Segment indices.
         segments: Vec<u32>,
     },
+    /// Who has a part in a snapshot, for the time when there is no coordinator: then these nodes fetch what is missing, and
+    /// all take it from them. The same list for every agent; replaces an earlier one.
+    Members {
+        /// Name of the `ModelSnapshot`.
+        snapshot: String,
+        /// At most [`MAX_MEMBERS`] nodes, the receiver often among them.
+        members: Vec<Member>,
+    },
     /// The coordinator refuses this agent and closes the connection.
     Refused {
         /// Why, for people.
         message: String,
     },
+}
+
+/// A node that has a part in a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Member {
+    /// Name of the Node.
+    pub node: String,
+    /// Where its uploader listens.
+    pub address: SocketAddr,
 }
 
 /// How to reach the origin of a model.

@@ -1,5 +1,6 @@
 //! One wanted snapshot: carries out what its state machine says and feeds it what came of it.
 
+mod alone;
 mod outcome;
 mod tasks;
 mod view;
@@ -10,6 +11,7 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 use modelcache_swarm::coordination::{AgentMessage, Held, OriginAccess};
+use modelcache_swarm::inventory::Answer;
 use modelcache_swarm::origin::OriginClient;
 use modelcache_swarm::snapshot::Snapshot;
 use modelcache_swarm::store::{Progress, SnapshotStore, StoreError, Verdict};
@@ -20,6 +22,7 @@ use tokio_util::task::TaskTracker;
 use super::failure::Failure;
 use super::transfer::{Order, Outcome, Transfer};
 use super::{Context, Link};
+use crate::alone::Alone;
 use crate::intent::Wanted;
 use crate::work::{Action, Input, Work};
 
@@ -32,6 +35,8 @@ pub(super) enum Done {
     Adopted(Vec<Held>),
     Discarded(Vec<u32>, Result<Vec<u32>, StoreError>),
     Published(Result<Timestamp, StoreError>),
+    /// What another node says of the snapshot, if it answered.
+    Answered(String, Option<Answer>),
 }
 
 /// A transfer that is under way.
@@ -54,6 +59,7 @@ pub(super) struct Entry {
     held: BTreeMap<u32, Held>,
     origin: Option<Result<Arc<OriginClient>, Failure>>,
     running: HashMap<u32, Running>,
+    alone: Alone,
     discarding: BTreeSet<u32>,
     tasks: TaskTracker,
     /// Other snapshots are wanted on this node too.
@@ -91,6 +97,7 @@ impl Entry {
             held: BTreeMap::new(),
             origin: None,
             running: HashMap::new(),
+            alone: Alone::new(&context.node, &wanted.name),
             discarding: BTreeSet::new(),
             tasks: TaskTracker::new(),
             has_neighbours: false,
@@ -251,8 +258,13 @@ impl Entry {
         });
     }
 
-    pub(super) fn tick(&mut self, context: &Arc<Context>, link: &Link, adopt: bool) {
+    /// Looks at times. `alone`: there has been no coordinator for a while.
+    pub(super) fn tick(&mut self, context: &Arc<Context>, link: &Link, adopt: bool, alone: bool) {
         self.feed(context, link, Input::Tick);
+        if alone {
+            self.fend(context, link);
+        }
+        self.stand(context, link.connected);
         if adopt && self.work.takes_orders() {
             self.adopt(context);
         }

@@ -99,6 +99,8 @@ impl Outbox for mpsc::UnboundedSender<AgentMessage> {
 
 /// What all tasks share.
 struct Context {
+    /// Name of the Node.
+    node: String,
     store: Store,
     engine: Engine,
     serving: Arc<Serving>,
@@ -168,6 +170,7 @@ impl Core {
         let peer_address = SocketAddr::new(settings.node_ip, uploader.local_addr().port());
         let (sender, results) = mpsc::unbounded_channel();
         let context = Arc::new(Context {
+            node: settings.node.clone(),
             store,
             engine,
             serving,

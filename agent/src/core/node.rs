@@ -32,6 +32,8 @@ pub(super) struct Node {
     link: Link,
     /// When the link was last connected or lost.
     changed: Instant,
+    /// The same as a time of day, in whole seconds.
+    changed_at: Timestamp,
     peer_address: SocketAddr,
     intent: Intent,
     entries: BTreeMap<String, Entry>,
@@ -57,6 +59,7 @@ impl Node {
                 connected: false,
             },
             changed: Instant::now(),
+            changed_at: whole_seconds(Timestamp::now()),
             peer_address,
             intent: Intent::default(),
             entries: BTreeMap::new(),
@@ -124,16 +127,14 @@ impl Node {
     pub(super) fn order(&mut self, event: LinkEvent) {
         let message = match event {
             LinkEvent::Connected => {
-                self.link.connected = true;
-                self.changed = Instant::now();
+                self.link_changed(true);
                 for entry in self.entries.values_mut() {
-                    entry.track(&self.link);
+                    entry.connected(&self.link);
                 }
                 return;
             }
             LinkEvent::Disconnected => {
-                self.link.connected = false;
-                self.changed = Instant::now();
+                self.link_changed(false);
                 return;
             }
             LinkEvent::Message(message) => message,
@@ -144,6 +145,11 @@ impl Node {
             CoordinatorMessage::Origin { snapshot, access } => {
                 if let Some(entry) = self.entries.get_mut(&snapshot) {
                     entry.set_origin(&access);
+                }
+            }
+            CoordinatorMessage::Members { snapshot, members } => {
+                if let Some(entry) = self.entries.get_mut(&snapshot) {
+                    entry.set_members(members);
                 }
             }
             CoordinatorMessage::Fetch { snapshot, segment } => {
@@ -177,6 +183,12 @@ impl Node {
         }
     }
 
+    fn link_changed(&mut self, connected: bool) {
+        self.link.connected = connected;
+        self.changed = Instant::now();
+        self.changed_at = whole_seconds(Timestamp::now());
+    }
+
     /// Takes note of what came of a task.
     pub(super) fn result(&mut self, event: Event) {
         match event {
@@ -197,8 +209,9 @@ impl Node {
         if adopt {
             self.adopted = Instant::now();
         }
+        let alone = self.outlook(Instant::now()).alone.is_some();
         for entry in self.entries.values_mut() {
-            entry.tick(&self.context, &self.link, adopt);
+            entry.tick(&self.context, &self.link, adopt, alone);
         }
         self.leaving.retain(|_, tasks| !tasks.is_empty());
         if self
@@ -255,7 +268,7 @@ impl Node {
     fn outlook(&self, now: Instant) -> Outlook {
         let since = now.saturating_duration_since(self.changed);
         Outlook {
-            alone: !self.link.connected && since >= LINK_PATIENCE,
+            alone: (!self.link.connected && since >= LINK_PATIENCE).then_some(self.changed_at),
             connected_for: self.link.connected.then_some(since),
         }
     }
@@ -275,8 +288,8 @@ impl Node {
 
 /// What can be said of a snapshot without bytes coming in.
 pub(super) struct Outlook {
-    /// There has been no coordinator for a while.
-    pub(super) alone: bool,
+    /// Since when there is no coordinator, once that is a while.
+    pub(super) alone: Option<Timestamp>,
     /// Since when there is one.
     pub(super) connected_for: Option<Duration>,
 }
@@ -300,6 +313,10 @@ fn unknown(wanted: &Wanted) -> SnapshotState {
         verified_at: None,
         fresh: false,
     }
+}
+
+fn whole_seconds(time: Timestamp) -> Timestamp {
+    Timestamp::from_second(time.as_second()).unwrap_or(time)
 }
 
 /// A moment of the monotonic clock as a time of day.

@@ -68,40 +68,70 @@ fn published_before_means_ready_without_reserving() {
 }
 
 #[test]
-fn no_space_waits_longer_each_time_and_clears_when_there_is_some() {
+fn while_there_is_no_space_it_looks_every_few_seconds_and_tells_it_seldom() {
     let mut now = Instant::now();
     let mut work = Work::new();
-    work.next(
-        now,
-        Input::Opened {
-            full: false,
-            published: false,
-        },
-    );
-    let mut waits = Vec::new();
-    for _ in 0..3 {
-        let failed = Input::Failed {
-            step: Step::Reserve,
-            reason: reasons::NO_SPACE,
-            message: "1 GB missing".to_owned(),
-        };
-        assert_eq!(work.next(now, failed), [Action::Withdraw]);
+    let opened = Input::Opened {
+        full: false,
+        published: false,
+    };
+    work.next(now, opened);
+    let failed = |number: u32| Input::Failed {
+        step: Step::Reserve,
+        reason: reasons::NO_SPACE,
+        message: format!("{number} missing"),
+    };
+    let mut words = BTreeSet::new();
+    for number in 0..120 {
+        assert_eq!(work.next(now, failed(number)), [Action::Withdraw]);
         let (phase, fault) = work.view(now);
         assert_eq!(phase, Phase::Failed);
-        let until = fault.unwrap().retry_at.unwrap();
-        waits.push((until - now).as_secs());
+        words.insert(fault.unwrap().message.clone());
         assert_eq!(work.next(now, Input::Tick), NOTHING);
-        now = until;
+        now += SPACE_WAIT;
         assert_eq!(work.next(now, Input::Tick), [Action::Reserve]);
         // Still told while it is tried again.
         assert_eq!(work.view(now).0, Phase::Failed);
     }
-    assert_eq!(waits, [5, 10, 20]);
+    // Ten minutes.
+    assert_eq!(
+        words.into_iter().collect::<Vec<_>>(),
+        ["0 missing", "60 missing"]
+    );
     assert_eq!(
         work.next(now, Input::Reserved),
         [Action::Track, Action::Verify]
     );
     assert_eq!(work.view(now), (Phase::Pending, None));
+}
+
+#[test]
+fn a_disk_that_can_be_reserved_but_not_written_is_tried_less_and_less() {
+    let mut now = Instant::now();
+    let mut work = filling(now);
+    let mut waits = Vec::new();
+    for _ in 0..6 {
+        let failed = Input::Failed {
+            step: Step::Open,
+            reason: reasons::DISK_ERROR,
+            message: "I/O error".to_owned(),
+        };
+        assert_eq!(work.next(now, failed), [Action::Withdraw]);
+        let until = work.view(now).1.unwrap().retry_at.unwrap();
+        waits.push((until - now).as_secs());
+        now = until;
+        assert_eq!(work.next(now, Input::Tick), [Action::Open]);
+        let opened = Input::Opened {
+            full: false,
+            published: false,
+        };
+        work.next(now, opened);
+        work.next(now, Input::Reserved);
+        work.next(now, verified(false));
+    }
+    assert_eq!(waits, [5, 10, 20, 40, 60, 60]);
+    work.next(now, Input::Committed { full: false });
+    assert_eq!(work.failures, 0);
     assert_eq!(back_off(1000), LONGEST_WAIT);
 }
 

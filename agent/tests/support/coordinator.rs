@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use modelcache_agent::coordinator::LinkEvent;
-use modelcache_swarm::coordination::{AgentMessage, CoordinatorMessage, Held, OriginAccess};
+use modelcache_swarm::coordination::{
+    AgentMessage, CoordinatorMessage, Held, Member, OriginAccess,
+};
 use tokio::sync::{Mutex, mpsc};
 
 const FETCHES: usize = 2;
@@ -24,6 +26,10 @@ struct State {
     connections: u64,
     /// What agents said, in order, for assertions.
     said: Vec<(String, AgentMessage)>,
+    /// Gives no orders.
+    silent: bool,
+    /// Hears nothing either.
+    dead: bool,
 }
 
 /// Name, address and what it holds.
@@ -44,7 +50,6 @@ struct Tracked {
     taking: BTreeSet<u32>,
     /// Discarded, and Track not said again yet.
     discarding: bool,
-    told_origin: bool,
 }
 
 impl Coordinator {
@@ -54,6 +59,8 @@ impl Coordinator {
             agents: BTreeMap::new(),
             connections: 0,
             said: Vec::new(),
+            silent: false,
+            dead: false,
         })));
         let rounds = coordinator.clone();
         tokio::spawn(async move {
@@ -120,6 +127,30 @@ impl Coordinator {
         orders.send(LinkEvent::Connected).await.unwrap();
     }
 
+    /// From now on only says who has a part in what, and how to reach the hub.
+    pub async fn fall_silent(&self) {
+        self.0.lock().await.silent = true;
+    }
+
+    /// Loses all connections and whatever it knew.
+    pub async fn die(&self) {
+        let mut state = self.0.lock().await;
+        state.dead = true;
+        for agent in state.agents.values_mut() {
+            agent.tracks.clear();
+            agent.orders.send(LinkEvent::Disconnected).await.unwrap();
+        }
+    }
+
+    /// All agents are connected again.
+    pub async fn come_back(&self) {
+        let mut state = self.0.lock().await;
+        state.dead = false;
+        for agent in state.agents.values_mut() {
+            agent.orders.send(LinkEvent::Connected).await.unwrap();
+        }
+    }
+
     pub async fn said(&self, what: impl Fn(&AgentMessage) -> bool) -> usize {
         let state = self.0.lock().await;
         state
@@ -132,6 +163,9 @@ impl Coordinator {
 
 impl State {
     async fn hear(&mut self, node: &str, message: AgentMessage) {
+        if self.dead {
+            return;
+        }
         self.said.push((node.to_owned(), message.clone()));
         if let AgentMessage::Corrupt {
             snapshot, segments, ..
@@ -153,7 +187,8 @@ impl State {
                     held: held.into_iter().map(|held| (held.segment, held)).collect(),
                     ..Tracked::default()
                 };
-                agent.tracks.insert(snapshot, tracked);
+                agent.tracks.insert(snapshot.clone(), tracked);
+                self.introduce(&snapshot).await;
             }
             AgentMessage::Untrack { snapshot } => {
                 agent.tracks.remove(&snapshot);
@@ -206,7 +241,38 @@ impl State {
         }
     }
 
+    /// Tells all members of a snapshot of each other.
+    async fn introduce(&mut self, snapshot: &str) {
+        let tracking = |agent: &&mut Agent| agent.tracks.contains_key(snapshot);
+        let members: Vec<Member> = self
+            .agents
+            .iter()
+            .filter(|(_, agent)| agent.tracks.contains_key(snapshot))
+            .map(|(node, agent)| Member {
+                node: node.clone(),
+                address: agent.address,
+            })
+            .collect();
+        for agent in self.agents.values_mut().filter(tracking) {
+            for order in [
+                CoordinatorMessage::Origin {
+                    snapshot: snapshot.to_owned(),
+                    access: self.access.clone(),
+                },
+                CoordinatorMessage::Members {
+                    snapshot: snapshot.to_owned(),
+                    members: members.clone(),
+                },
+            ] {
+                let _ = agent.orders.send(LinkEvent::Message(order)).await;
+            }
+        }
+    }
+
     async fn give(&mut self) {
+        if self.dead || self.silent {
+            return;
+        }
         let mut holders: BTreeMap<(String, u32), Vec<Holder>> = BTreeMap::new();
         let mut fetching: BTreeSet<(String, u32)> = BTreeSet::new();
         for (node, agent) in &self.agents {
@@ -256,13 +322,6 @@ impl State {
                             });
                         }
                     } else if !fetching.contains(&key) && tracked.fetching.len() < FETCHES {
-                        if !tracked.told_origin {
-                            tracked.told_origin = true;
-                            orders.push(CoordinatorMessage::Origin {
-                                snapshot: snapshot.clone(),
-                                access: self.access.clone(),
-                            });
-                        }
                         tracked.fetching.insert(segment);
                         fetching.insert(key);
                         orders.push(CoordinatorMessage::Fetch {

@@ -5,6 +5,7 @@
 //! delays ours), without listener, DHT, local discovery or trackers: it dials the holder that the coordinator named
 //! and nobody else.
 
+mod ask;
 mod storage;
 mod take;
 mod uploader;
@@ -29,6 +30,7 @@ use crate::verify::piece_count;
 
 use storage::{BLOCK_BYTES, Pool, Transfer};
 
+pub use ask::{AskError, ask};
 pub use uploader::{OnSent, SegmentSource, Served, Uploader, UploaderError};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

@@ -19,7 +19,9 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
+use super::ask::{self, AskError};
 use super::wire::{self, HANDSHAKE_BYTES, Message, Request, WireError};
+use crate::inventory::Answer;
 use crate::segment::SegmentIo;
 use crate::verify::piece_count;
 
@@ -47,6 +49,13 @@ pub struct Served {
 pub trait SegmentSource: Send + Sync + 'static {
     /// The segment with this info hash, if it is held here. Must answer from memory, without blocking.
     fn find(&self, info_hash: [u8; 20]) -> Option<Served>;
+
+    /// How this node stands with the snapshot that has this [`crate::inventory::topic`], if it has a part in it, with
+    /// the piece hashes of those of `wants` that it holds. Must answer from memory. A source of mere segments has nothing
+    /// to say.
+    fn answer(&self, _topic: [u8; 20], _wants: &[u32]) -> Option<Answer> {
+        None
+    }
 }
 
 /// Called with the info hash and the number of payload bytes that were just sent.
@@ -72,6 +81,8 @@ enum Closed {
     Wire(#[from] WireError),
     #[error(transparent)]
     Io(#[from] io::Error),
+    #[error("asks, but not as a node of this version does: {0}")]
+    Question(#[from] AskError),
     #[error("nothing moved for too long")]
     Idle,
     #[error("asks for a segment that is not served here")]
@@ -158,7 +169,14 @@ async fn serve(
         .await
         .map_err(|_| Closed::Idle)??;
     let info_hash = wire::parse_handshake(&hello)?;
-    let served = source.find(info_hash).ok_or(Closed::Unknown)?;
+    let Some(served) = source.find(info_hash) else {
+        let answered = ask::answer(&mut stream, source, info_hash).await?;
+        return if answered {
+            Ok(())
+        } else {
+            Err(Closed::Unknown)
+        };
+    };
     acknowledge_at_once(&stream);
 
     let mut peer_id = *b"-MC0001-............";

@@ -15,6 +15,8 @@ const UNCHOKE: u8 = 1;
 const BITFIELD: u8 = 5;
 const REQUEST: u8 = 6;
 const PIECE: u8 = 7;
+/// Extension messages (BEP 10).
+pub(super) const EXTENDED: u8 = 20;
 
 /// Why a connection is closed.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]

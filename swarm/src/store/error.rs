@@ -140,6 +140,11 @@ impl StoreError {
         matches!(self, Self::NoSpace { .. } | Self::Full { .. })
     }
 
+    /// Whether the file system takes no changes at all.
+    pub(super) fn is_read_only(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::ReadOnlyFilesystem)
+    }
+
     /// Wraps an error of the file system.
     pub(super) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
         let path = path.to_path_buf();

@@ -105,7 +105,11 @@ impl Store {
             disk::make_directory(&directory)?;
         }
         for name in entries(&layout.tmp())? {
-            disk::remove_tree(&layout.tmp().join(name))?;
+            match disk::remove_tree(&layout.tmp().join(name)) {
+                // What is held can be served all the same.
+                Err(error) if error.is_read_only() => break,
+                removed => removed?,
+            }
         }
         disk::sync_directory(root)?;
         let mut journals = BTreeMap::new();
@@ -287,12 +291,12 @@ impl Inner {
 
 fn take_lock(layout: &Layout) -> Result<File, StoreError> {
     let path = layout.lock();
-    let lock = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(|error| StoreError::io("open", &path, error))?;
+    let mut options = OpenOptions::new();
+    let opened = match options.create(true).truncate(false).write(true).open(&path) {
+        Err(error) if error.kind() == ErrorKind::ReadOnlyFilesystem => File::open(&path),
+        opened => opened,
+    };
+    let lock = opened.map_err(|error| StoreError::io("open", &path, error))?;
     match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(lock),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(StoreError::Locked { path }),

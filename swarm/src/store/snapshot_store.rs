@@ -209,6 +209,21 @@ impl SnapshotStore {
             .collect()
     }
 
+    /// One of the segments that [`SnapshotStore::held`] lists.
+    #[must_use]
+    pub fn held_segment(&self, segment: u32) -> Option<Held> {
+        let pieces = {
+            let state = locked(&self.0.state);
+            state.pieces.get(segment as usize)?.clone()?
+        };
+        let planned = self.0.segments.get(segment as usize)?;
+        self.0.covers(planned).then(|| Held {
+            segment,
+            pieces,
+            verified: self.0.is_verified(planned),
+        })
+    }
+
     /// Whether a segment is among those that [`SnapshotStore::held`] lists.
     #[must_use]
     pub fn is_held(&self, segment: u32) -> bool {
@@ -244,9 +259,11 @@ impl SnapshotStore {
     }
 
     /// Where to write a segment. A new writer ends an earlier one of the same segment; bytes that another snapshot is
-    /// filling right now make it [`StoreError::Busy`].
+    /// filling right now make it [`StoreError::Busy`], and a disk that is nearly full [`StoreError::NoSpace`].
     pub fn writer(&self, segment: u32) -> Result<Arc<dyn SegmentIo>, StoreError> {
         let segment = self.0.segment(segment)?;
+        let (store, name) = (&self.0.store, &self.0.snapshot.name);
+        store.check_room(name, segment.len(), self.0.blobs_of(segment))?;
         Ok(Arc::new(PlacedSegment::writer(
             &self.0.snapshot.name,
             segment,

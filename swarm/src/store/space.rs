@@ -10,6 +10,10 @@ use super::{Inner, Store, disk, locked};
 /// Never filled by models, whatever they need: kubelet evicts pods and journals fail on a full disk.
 const LEAST_RESERVE: u64 = 256 << 20;
 
+/// What is being filled is not filled further with less free than this: journals, names and links need it, and the rest
+/// of the node more than we do. Less than [`LEAST_RESERVE`], which only keeps new models out.
+const LAST_RESERVE: u64 = 32 << 20;
+
 /// Room on the file system of the cache root, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Space {
@@ -30,11 +34,7 @@ impl Store {
 impl Inner {
     /// Room for models, as seen by one snapshot (its own reservation does not count against it).
     fn space(&self, snapshot: Option<&str>) -> Result<Space, StoreError> {
-        let root = self.layout.root();
-        let found = rustix::fs::statvfs(root)
-            .map_err(|errno| StoreError::io("measure", root, errno.into()))?;
-        let total = found.f_blocks.saturating_mul(found.f_frsize);
-        let available = found.f_bavail.saturating_mul(found.f_frsize);
+        let (total, available) = self.measure()?;
         let outstanding: u64 = locked(&self.reserved)
             .iter()
             .filter(|(name, _)| Some(name.as_str()) != snapshot)
@@ -48,6 +48,48 @@ impl Inner {
                 .saturating_sub(reserve)
                 .saturating_sub(outstanding),
         })
+    }
+
+    /// Size of the file system and what is free of it.
+    fn measure(&self) -> Result<(u64, u64), StoreError> {
+        let root = self.layout.root();
+        let found = rustix::fs::statvfs(root)
+            .map_err(|errno| StoreError::io("measure", root, errno.into()))?;
+        let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
+        Ok((bytes(found.f_blocks), bytes(found.f_bavail)))
+    }
+
+    /// Whether `len` bytes of a snapshot may be written to these blobs: somebody else may have filled the disk since
+    /// space was reserved, and some file systems give no blocks before.
+    pub(super) fn check_room<'a>(
+        &self,
+        snapshot: &str,
+        len: u64,
+        blobs: impl Iterator<Item = &'a Arc<Blob>>,
+    ) -> Result<(), StoreError> {
+        let (_, available) = self.measure()?;
+        if available >= LAST_RESERVE.saturating_add(len) {
+            return Ok(());
+        }
+        let missing: u64 = blobs.map(|blob| self.missing(blob)).sum();
+        let needed = LAST_RESERVE.saturating_add(missing.min(len));
+        if available >= needed {
+            return Ok(());
+        }
+        Err(StoreError::NoSpace {
+            snapshot: snapshot.to_owned(),
+            root: self.layout.root().to_path_buf(),
+            needed,
+            free: available,
+        })
+    }
+
+    /// Finds out whether the disk takes anything at all, before anybody is asked for bytes.
+    fn probe(&self) -> Result<(), StoreError> {
+        let path = self.layout.tmp().join("probe");
+        let written = disk::write_file(&path, &[0; 4096], disk::LISTING);
+        let removed = disk::remove(&path);
+        written.and(removed)
     }
 
     /// Bytes of a blob that have no blocks on disk yet.
@@ -88,6 +130,8 @@ impl Inner {
         if needed > free {
             return Err(no_space());
         }
+        self.check_room(snapshot, 0, missing.iter())?;
+        self.probe()?;
         locked(&self.reserved).insert(snapshot.to_owned(), missing.clone());
         if let Err(error) = self.allocate(&missing) {
             locked(&self.reserved).remove(snapshot);

@@ -1,6 +1,7 @@
 //! What comes of a snapshot's tasks: remembered, told to the coordinator, fed to the state machine.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use modelcache_swarm::coordination::{AgentMessage, Held};
 use modelcache_swarm::segment::BlobId;
@@ -38,6 +39,7 @@ impl Entry {
             Done::Reserved(Err(error)) => self.feed(context, link, failed(Step::Reserve, &error)),
             Done::Transferred(index, outcome) => self.transferred(context, link, index, outcome),
             Done::Adopted(held) => self.have(context, link, held),
+            Done::Answered(node, answer) => self.answered(&node, answer),
             Done::Verified(Ok(verdicts)) => self.verified(context, link, verdicts),
             Done::Discarded(segments, result) => {
                 for segment in &segments {
@@ -75,7 +77,11 @@ impl Entry {
             return;
         };
         match outcome {
-            Outcome::Held(held) => self.have(context, link, vec![held]),
+            Outcome::Held(held) => {
+                let fetched = (running.order == Order::Fetch).then_some(index);
+                self.alone.progressed(Instant::now(), fetched);
+                self.have(context, link, vec![held]);
+            }
             Outcome::Failed(failure) => {
                 tracing::info!(
                     snapshot = self.snapshot.name,
@@ -104,6 +110,7 @@ impl Entry {
         order: &Order,
         failure: Failure,
     ) {
+        self.note_failure(index, order, &failure);
         let snapshot = self.snapshot.name.clone();
         let message = failure.message.clone();
         let (rate_limited, retry_after) = match failure.blame {
@@ -114,22 +121,25 @@ impl Entry {
             } => (rate_limited, retry_after),
             _ => (false, None),
         };
-        link.send(match order {
-            Order::Fetch => AgentMessage::FetchFailed {
-                snapshot,
-                segment: index,
-                message,
-                rate_limited,
-                retry_after_seconds: retry_after
-                    .map(|wait| u32::try_from(wait.as_secs().max(1)).unwrap_or(u32::MAX)),
-            },
-            Order::Take { holder, .. } => AgentMessage::TakeFailed {
-                snapshot,
-                segment: index,
-                holder: holder.clone(),
-                message,
-            },
-        });
+        // With this node's disk to blame it is withdrawn, which says enough; neither hub nor holder did anything wrong.
+        if !matches!(failure.blame, Blame::Disk { .. }) {
+            link.send(match order {
+                Order::Fetch => AgentMessage::FetchFailed {
+                    snapshot,
+                    segment: index,
+                    message,
+                    rate_limited,
+                    retry_after_seconds: retry_after
+                        .map(|wait| u32::try_from(wait.as_secs().max(1)).unwrap_or(u32::MAX)),
+                },
+                Order::Take { holder, .. } => AgentMessage::TakeFailed {
+                    snapshot,
+                    segment: index,
+                    holder: holder.clone(),
+                    message,
+                },
+            });
+        }
         match failure.blame {
             Blame::Disk { reason } => {
                 let input = Input::Failed {
@@ -210,6 +220,7 @@ impl Entry {
                     tracing::error!(snapshot, ?segments, message, "wrong hash");
                     context.metrics.verify_failures.inc();
                     self.drop_held(context, &segments);
+                    self.alone.found_wrong(Instant::now(), &segments);
                     if !segments.is_empty() {
                         link.send(AgentMessage::Corrupt {
                             snapshot: snapshot.clone(),

@@ -60,15 +60,23 @@ impl Entry {
             .store
             .as_ref()
             .is_some_and(|store| store.segments().len() == self.held.len());
-        if self.work.stage() != Stage::Filling || full || !self.running.is_empty() {
+        if self.work.stage() != Stage::Filling || full {
             return None;
         }
-        let (reason, message) = if outlook.alone {
-            (
-                reasons::NO_COORDINATOR,
-                "no connection to the operator's coordinator, which says where to get what is missing; the agent keeps trying; check that the operator runs and that this node can reach its Service",
-            )
-        } else if outlook.connected_for? >= ORDER_PATIENCE
+        if let Some(since) = outlook.alone {
+            return Some(Problem {
+                reason: reasons::NO_COORDINATOR,
+                message: format!(
+                    "no connection to the operator's coordinator since {since}; {}; check that the operator runs and that this node can reach its Service",
+                    self.by_itself().words()
+                ),
+                retry_at: None,
+            });
+        }
+        if !self.running.is_empty() {
+            return None;
+        }
+        let (reason, message) = if outlook.connected_for? >= ORDER_PATIENCE
             && now.saturating_duration_since(self.last_order) >= ORDER_PATIENCE
         {
             match self.wanted.source {

@@ -20,6 +20,7 @@ mod fetch;
 mod give;
 mod ledger;
 mod reports;
+mod roster;
 mod snap;
 
 #[cfg(test)]
@@ -197,6 +198,7 @@ impl Schedule {
     /// Time passed. To be called a few times a second.
     pub fn tick(&mut self, now: u64) -> Outgoing {
         self.ledger.expire(now);
+        self.ledger.tell_rosters(now);
         self.decide(now)
     }
 

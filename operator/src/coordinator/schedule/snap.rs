@@ -9,6 +9,7 @@ use modelcache_swarm::segment::PieceHashes;
 use super::SourcePolicy;
 use super::backoff::Backoff;
 use super::bits::Bits;
+use super::roster::Roster;
 
 /// Position in [`super::ledger::Ledger::nodes`].
 pub(super) type NodeId = usize;
@@ -90,6 +91,8 @@ pub(super) struct Member {
     /// Where in the plan its next fetch is looked for.
     pub(super) cursor: u32,
     pub(super) origin_sent: bool,
+    /// The version of the roster that it was told.
+    pub(super) roster: u64,
     pub(super) backoff: Backoff,
     /// Holders not to be asked for a segment for a while.
     pub(super) avoid: BTreeMap<(u32, NodeId), Backoff>,
@@ -142,6 +145,8 @@ pub(super) struct Snap {
     pub(super) reserved: BTreeMap<u32, NodeId>,
     /// Nodes that failed to take a segment from a holder.
     pub(super) strikes: BTreeMap<(u32, NodeId), BTreeSet<NodeId>>,
+    /// What agents know of the members.
+    pub(super) roster: Roster,
     joined: u32,
 }
 
@@ -171,6 +176,7 @@ impl Snap {
             corrupt: Bits::empty(size),
             reserved: BTreeMap::new(),
             strikes: BTreeMap::new(),
+            roster: Roster::default(),
             joined: 0,
         }
     }
@@ -192,6 +198,7 @@ impl Snap {
                 fetched: 0,
                 cursor,
                 origin_sent: false,
+                roster: 0,
                 backoff: Backoff::default(),
                 avoid: BTreeMap::new(),
                 stranded: Bits::empty(self.size),

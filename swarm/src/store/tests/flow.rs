@@ -393,6 +393,34 @@ fn a_full_disk_is_named() {
 }
 
 #[test]
+fn a_disk_that_takes_nothing_is_found_out_before_bytes_are_asked_for() {
+    let root = tempfile::tempdir().unwrap();
+    let mut catalogue = Catalogue::default();
+    let snapshot = large(&mut catalogue);
+    let (_store, one) = open(root.path(), &snapshot);
+    // Reserved before, so that there is nothing left to allocate.
+    one.reserve().unwrap();
+    for (kind, words) in [
+        (ErrorKind::ReadOnlyFilesystem, "is read-only"),
+        (ErrorKind::StorageFull, "free some space"),
+        (ErrorKind::Other, "kernel log"),
+    ] {
+        for step in [Step::Create, Step::Write, Step::SyncFile] {
+            let world = World {
+                fail: Some((step, kind)),
+                ..World::default()
+            };
+            let (result, _) = within(world, || one.reserve());
+            let error = result.unwrap_err().to_string();
+            assert!(error.contains(words), "{step:?}: {error}");
+        }
+    }
+    one.reserve().unwrap();
+    assert!(super::names(&root.path().join("tmp")).is_empty());
+    catalogue.finish(&one, &model("m")).unwrap();
+}
+
+#[test]
 fn one_agent_a_root() {
     let root = tempfile::tempdir().unwrap();
     let store = Store::open(root.path()).unwrap();

@@ -30,7 +30,9 @@ impl Simulation {
                 self.track(node);
                 return;
             }
-            CoordinatorMessage::Origin { .. } | CoordinatorMessage::Refused { .. } => return,
+            CoordinatorMessage::Origin { .. }
+            | CoordinatorMessage::Members { .. }
+            | CoordinatorMessage::Refused { .. } => return,
         };
         if self.agents[node].held.contains_key(&segment) {
             self.have(node, segment);

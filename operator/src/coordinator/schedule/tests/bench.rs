@@ -128,8 +128,10 @@ impl Bench {
 
     pub(super) fn wait(&mut self, time: u64) -> Outgoing {
         self.now += time;
-        let outgoing = self.schedule.tick(self.now);
+        let mut outgoing = self.schedule.tick(self.now);
         check(&self.schedule, &Settings::default());
+        // Told whenever enough time passes; has tests of its own.
+        outgoing.retain(|(_, one)| !matches!(one, CoordinatorMessage::Members { .. }));
         outgoing
     }
 }
@@ -150,6 +152,9 @@ pub(super) fn brief(outgoing: &Outgoing) -> Vec<String> {
                 format!("{node} take {segment} from {}", number(holder))
             }
             CoordinatorMessage::Discard { segments, .. } => format!("{node} discard {segments:?}"),
+            CoordinatorMessage::Members { members, .. } => {
+                format!("{node} members {}", members.len())
+            }
             CoordinatorMessage::Refused { message } => format!("{node} refused {message}"),
         }
     };

@@ -3,6 +3,7 @@
 mod bench;
 mod liars;
 mod random;
+mod rosters;
 mod rules;
 mod runs;
 

@@ -1,0 +1,215 @@
+//! Asking another node what it has of a snapshot, and answering; see [`crate::inventory`].
+//!
+//! After the handshakes each side sends one frame: the length in four bytes, the id of an extension message (BEP 10),
+//! and JSON.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use rand::Rng;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::uploader::SegmentSource;
+use super::wire::{self, EXTENDED, HANDSHAKE_BYTES, WireError};
+use crate::inventory::{Answer, MAX_ANSWER_BYTES, MAX_QUESTION_BYTES, MAX_WANTS, Question, topic};
+
+/// For everything from dialling to the end of the answer.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why there is no answer.
+#[derive(Debug, Error)]
+pub enum AskError {
+    /// Nothing, or not all, came in time.
+    #[error("it did not answer within {} seconds", TIMEOUT.as_secs())]
+    Slow,
+    /// It cannot be reached, or hung up: as a node does that does not have the snapshot.
+    #[error("it cannot be asked: {0}")]
+    Io(#[from] io::Error),
+    /// It speaks something else.
+    #[error("it does not answer as a node of this version does: {0}")]
+    Answer(String),
+}
+
+impl From<WireError> for AskError {
+    fn from(error: WireError) -> Self {
+        Self::Answer(error.to_string())
+    }
+}
+
+/// Asks the node that serves at `holder` about a snapshot.
+pub async fn ask(
+    holder: SocketAddr,
+    snapshot: &str,
+    question: &Question,
+) -> Result<Answer, AskError> {
+    let talk = async {
+        let mut stream = TcpStream::connect(holder).await?;
+        stream.set_nodelay(true)?;
+        ask_over(&mut stream, snapshot, question).await
+    };
+    timeout(TIMEOUT, talk).await.map_err(|_| AskError::Slow)?
+}
+
+/// The same over any stream, for instance an encrypted one.
+async fn ask_over<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    snapshot: &str,
+    question: &Question,
+) -> Result<Answer, AskError> {
+    let topic = topic(snapshot);
+    let mut out = wire::handshake(&topic, &peer_id());
+    out.extend(frame(question)?);
+    stream.write_all(&out).await?;
+    let mut hello = [0; HANDSHAKE_BYTES];
+    stream.read_exact(&mut hello).await?;
+    if wire::parse_handshake(&hello)? != topic {
+        return Err(AskError::Answer("it speaks of another snapshot".to_owned()));
+    }
+    read(stream, MAX_ANSWER_BYTES).await
+}
+
+/// Whether there is anything to say under that info hash; says it if so.
+pub(super) async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    source: &dyn SegmentSource,
+    info_hash: [u8; 20],
+) -> Result<bool, AskError> {
+    if source.answer(info_hash, &[]).is_none() {
+        return Ok(false);
+    }
+    let talk = async {
+        let question: Question = read(stream, MAX_QUESTION_BYTES).await?;
+        let wants = question.wants.get(..MAX_WANTS).unwrap_or(&question.wants);
+        let Some(answer) = source.answer(info_hash, wants) else {
+            return Ok(false);
+        };
+        let mut out = wire::handshake(&info_hash, &peer_id());
+        out.extend(frame(&answer)?);
+        stream.write_all(&out).await?;
+        Ok(true)
+    };
+    timeout(TIMEOUT, talk).await.map_err(|_| AskError::Slow)?
+}
+
+fn peer_id() -> [u8; 20] {
+    let mut id = *b"-MC0001-............";
+    if let Some(random) = id.get_mut(8..) {
+        rand::rng().fill_bytes(random);
+    }
+    id
+}
+
+fn frame(message: &impl Serialize) -> Result<Vec<u8>, AskError> {
+    let mut out = vec![0, 0, 0, 0, EXTENDED];
+    serde_json::to_writer(&mut out, message)
+        .map_err(|error| AskError::Answer(error.to_string()))?;
+    let len = u32::try_from(out.len() - 4).unwrap_or(u32::MAX);
+    out.splice(..4, len.to_be_bytes());
+    Ok(out)
+}
+
+/// Reads one frame of at most `most` bytes of JSON. The buffer grows with what arrives, not with what is announced.
+async fn read<S: AsyncRead + Unpin, T: DeserializeOwned>(
+    stream: &mut S,
+    most: usize,
+) -> Result<T, AskError> {
+    let len = stream.read_u32().await? as usize;
+    if len == 0 || len > most + 1 {
+        return Err(AskError::Answer(format!("a message of {len} bytes")));
+    }
+    let id = stream.read_u8().await?;
+    if id != EXTENDED {
+        return Err(AskError::Answer(format!("message {id}")));
+    }
+    let mut body = Vec::new();
+    stream.take(len as u64 - 1).read_to_end(&mut body).await?;
+    serde_json::from_slice(&body).map_err(|error| AskError::Answer(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::{Served, Uploader};
+    use super::*;
+    use crate::coordination::Held;
+    use crate::segment::PieceHashes;
+
+    /// Holds segment 3 of the snapshot "known".
+    struct One;
+
+    impl SegmentSource for One {
+        fn find(&self, _: [u8; 20]) -> Option<Served> {
+            None
+        }
+
+        fn answer(&self, info_hash: [u8; 20], wants: &[u32]) -> Option<Answer> {
+            let held = Held {
+                segment: 3,
+                pieces: PieceHashes::new(vec![[1; 20]]),
+                verified: true,
+            };
+            (info_hash == topic("known")).then(|| Answer {
+                held: [3].into_iter().collect(),
+                pieces: wants
+                    .iter()
+                    .filter(|one| **one == 3)
+                    .map(|_| held.clone())
+                    .collect(),
+                ..Answer::default()
+            })
+        }
+    }
+
+    async fn one() -> Uploader {
+        let anywhere = "127.0.0.1:0".parse().unwrap();
+        Uploader::bind(anywhere, Arc::new(One), Arc::new(|_, _| {}))
+            .await
+            .unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_node_says_what_it_has() {
+        let node = one().await;
+        let question = Question { wants: vec![2, 3] };
+        let answer = ask(node.local_addr(), "known", &question).await.unwrap();
+        assert!(answer.held.contains(3) && !answer.held.contains(2));
+        assert_eq!(answer.pieces.len(), 1);
+        let more = Question {
+            wants: vec![3; MAX_WANTS + 5],
+        };
+        let answer = ask(node.local_addr(), "known", &more).await.unwrap();
+        assert_eq!(answer.pieces.len(), MAX_WANTS);
+    }
+
+    #[tokio::test]
+    async fn a_node_that_does_not_know_it_hangs_up() {
+        let node = one().await;
+        let asked = ask(node.local_addr(), "unknown", &Question::default()).await;
+        assert!(matches!(asked, Err(AskError::Io(_))), "{asked:?}");
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_end_is_not_read() {
+        let (mut near, mut far) = tokio::io::duplex(1 << 16);
+        let liar = async {
+            let mut asked = vec![0; HANDSHAKE_BYTES];
+            far.read_exact(&mut asked).await.unwrap();
+            far.write_all(&wire::handshake(&topic("s"), &[0; 20]))
+                .await
+                .unwrap();
+            far.write_all(&[0xff, 0xff, 0xff, 0xff, EXTENDED])
+                .await
+                .unwrap();
+        };
+        let question = Question::default();
+        let (asked, ()) = tokio::join!(ask_over(&mut near, "s", &question), liar);
+        assert!(matches!(asked, Err(AskError::Answer(_))), "{asked:?}");
+    }
+}

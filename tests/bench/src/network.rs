@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::process::Command;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -14,8 +15,22 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::command::{inside, run, script};
 
-const PREFIX: &str = "mcbench-";
-const SWITCH: &str = "mcbench-switch";
+/// The name of the laboratory that this program is.
+static NAME: OnceLock<&str> = OnceLock::new();
+
+/// Names the laboratory [default: `mcbench`]. Said once, before anything else: two laboratories on one machine must not take
+/// each other's hosts for what a crash left behind.
+pub fn name_laboratory(name: &'static str) {
+    NAME.get_or_init(|| name);
+}
+
+fn prefix() -> String {
+    format!("{}-", NAME.get_or_init(|| "mcbench"))
+}
+
+fn switch() -> String {
+    format!("{}switch", prefix())
+}
 
 /// The kernel's default, whatever this machine has made it: which one is used changes times and processor time. Set with the
 /// routes, because a namespace may not choose another default than the machine allows.
@@ -91,7 +106,7 @@ impl Host {
     /// Its namespace.
     #[must_use]
     pub fn namespace(self) -> String {
-        format!("{PREFIX}{}", self.name())
+        format!("{}{}", prefix(), self.name())
     }
 
     /// Its address on a network.
@@ -148,7 +163,7 @@ impl Network {
     pub fn create(hosts: BTreeMap<Host, Vec<Cable>>) -> Result<Self> {
         sweep()?;
         let network = Self { hosts };
-        run(Command::new("ip").args(["netns", "add", SWITCH]))?;
+        run(Command::new("ip").args(["netns", "add", &switch()]))?;
         let mut lines = Vec::new();
         for net in [Net::Lan, Net::Egress] {
             let bridge = net.bridge();
@@ -176,7 +191,7 @@ impl Network {
                     host.address(*net)
                 ));
             }
-            script(SWITCH, &std::mem::take(&mut lines))?;
+            script(&switch(), &std::mem::take(&mut lines))?;
             script(&namespace, &own)?;
         }
         Ok(network)
@@ -200,12 +215,21 @@ impl Network {
                 )?;
             }
         }
-        script(SWITCH, &ports)
+        script(&switch(), &ports)
+    }
+
+    /// Pulls a cable out of the switch or plugs it in again; addresses and routes of the host stay.
+    pub fn plug(&self, host: Host, net: Net, plugged: bool) -> Result<()> {
+        let state = if plugged { "up" } else { "down" };
+        script(
+            &switch(),
+            &[format!("ip link set {} {state}", host.port(net))],
+        )
     }
 
     /// The counters of all hosts, read at the switch.
     pub fn traffic(&self) -> Result<BTreeMap<Host, Traffic>> {
-        let text = run(&mut inside(SWITCH, &["ip", "-j", "-s", "link", "show"]))?;
+        let text = run(&mut inside(&switch(), &["ip", "-j", "-s", "link", "show"]))?;
         let links: serde_json::Value = serde_json::from_str(&text)?;
         let mut traffic = BTreeMap::new();
         for (host, cables) in &self.hosts {
@@ -240,10 +264,11 @@ impl Drop for Network {
 /// Removes every namespace of the laboratory and ends what runs in it.
 pub fn sweep() -> Result<()> {
     let listed = run(Command::new("ip").args(["netns", "list"]))?;
+    let prefix = prefix();
     let names = listed
         .lines()
         .filter_map(|line| line.split_whitespace().next())
-        .filter(|name| name.starts_with(PREFIX));
+        .filter(|name| name.starts_with(&prefix));
     for name in names {
         end_processes(name)?;
         run(Command::new("ip").args(["netns", "del", name]))?;

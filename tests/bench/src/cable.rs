@@ -11,7 +11,7 @@ use anyhow::Result;
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 
-use crate::network::{Host, Net, SWITCH};
+use crate::network::{Host, Net, switch};
 use crate::process::Process;
 
 /// The largest packet: an Ethernet header and 1,500 bytes, and a VLAN tag.
@@ -52,7 +52,7 @@ pub(crate) fn lay(far: &Far<'_>, host: Host, net: Net) -> Result<Process> {
     let loss = 1.0 - (1.0 - far.way.loss).sqrt();
     let seed = u32::from(host.address(net));
     let mut process = Process::start_in(
-        SWITCH,
+        &switch(),
         &format!("cable-{port}"),
         far.logs,
         &[

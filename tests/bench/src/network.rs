@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 use std::process::Command;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -20,9 +21,23 @@ use crate::cable::{self, Far};
 use crate::command::{inside, run, script};
 use crate::process::Process;
 
-const PREFIX: &str = "mcbench-";
+/// The name of the laboratory that this program is.
+static NAME: OnceLock<&str> = OnceLock::new();
+
+/// Names the laboratory [default: `mcbench`]. Said once, before anything else: two laboratories on one machine must not take
+/// each other's hosts for what a crash left behind.
+pub fn name_laboratory(name: &'static str) {
+    NAME.get_or_init(|| name);
+}
+
+fn prefix() -> String {
+    format!("{}-", NAME.get_or_init(|| "mcbench"))
+}
+
 /// The namespace in the middle.
-pub(crate) const SWITCH: &str = "mcbench-switch";
+pub(crate) fn switch() -> String {
+    format!("{}switch", prefix())
+}
 
 /// The kernel's default, whatever this machine has made it: which one is used changes times and processor time. Set with the
 /// routes, because a namespace may not choose another default than the machine allows.
@@ -98,7 +113,7 @@ impl Host {
     /// Its namespace.
     #[must_use]
     pub fn namespace(self) -> String {
-        format!("{PREFIX}{}", self.name())
+        format!("{}{}", prefix(), self.name())
     }
 
     /// Its address on a network.
@@ -186,13 +201,13 @@ impl Network {
             hosts,
             carriers: Vec::new(),
         };
-        run(Command::new("ip").args(["netns", "add", SWITCH]))?;
+        run(Command::new("ip").args(["netns", "add", &switch()]))?;
         let mut bridges = Vec::new();
         for bridge in [Net::Lan, Net::Egress].map(Net::bridge) {
             bridges.push(format!("ip link add {bridge} type bridge mcast_snooping 0"));
             bridges.push(format!("ip link set {bridge} up"));
         }
-        script(SWITCH, &bridges)?;
+        script(&switch(), &bridges)?;
         for (host, cables) in &network.hosts {
             let namespace = host.namespace();
             run(Command::new("ip").args(["netns", "add", &namespace]))?;
@@ -202,7 +217,7 @@ impl Network {
                     network.carriers.push(cable::lay(far, *host, *net)?);
                 }
                 let plug = plug(*host, *net, far.is_some());
-                script(SWITCH, &plug)?;
+                script(&switch(), &plug)?;
                 script(&namespace, &network.configure(*host, *net))?;
             }
         }
@@ -259,12 +274,21 @@ impl Network {
                 )?;
             }
         }
-        script(SWITCH, &ports)
+        script(&switch(), &ports)
+    }
+
+    /// Pulls a cable out of the switch or plugs it in again; addresses and routes of the host stay.
+    pub fn plug(&self, host: Host, net: Net, plugged: bool) -> Result<()> {
+        let state = if plugged { "up" } else { "down" };
+        script(
+            &switch(),
+            &[format!("ip link set {} {state}", host.port(net))],
+        )
     }
 
     /// The counters of all hosts, read at the switch.
     pub fn traffic(&self) -> Result<BTreeMap<Host, Traffic>> {
-        let text = run(&mut inside(SWITCH, &["ip", "-j", "-s", "link", "show"]))?;
+        let text = run(&mut inside(&switch(), &["ip", "-j", "-s", "link", "show"]))?;
         let links: serde_json::Value = serde_json::from_str(&text)?;
         let mut traffic = BTreeMap::new();
         for (host, cables) in &self.hosts {
@@ -320,10 +344,11 @@ impl Drop for Network {
 /// Removes every namespace of the laboratory and ends what runs in it.
 pub fn sweep() -> Result<()> {
     let listed = run(Command::new("ip").args(["netns", "list"]))?;
+    let prefix = prefix();
     let names = listed
         .lines()
         .filter_map(|line| line.split_whitespace().next())
-        .filter(|name| name.starts_with(PREFIX));
+        .filter(|name| name.starts_with(&prefix));
     for name in names {
         end_processes(name)?;
         run(Command::new("ip").args(["netns", "del", name]))?;

@@ -64,11 +64,16 @@ impl Process {
         writeln!(input, "{line}").with_context(|| format!("{} reads nothing", self.name))
     }
 
+    /// All that it has written to its standard output.
+    pub fn said(&self) -> Result<String> {
+        Ok(fs::read_to_string(&self.output)?)
+    }
+
     /// Waits for a line on its standard output.
     pub fn until_says(&mut self, what: &str, patience: Duration) -> Result<()> {
         let began = Instant::now();
         loop {
-            let said = fs::read_to_string(&self.output)?;
+            let said = self.said()?;
             if said.lines().any(|line| line.contains(what)) {
                 return Ok(());
             }
@@ -170,7 +175,8 @@ impl Process {
         Ok(())
     }
 
-    fn signal(&self, signal: Signal) -> Result<()> {
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
         let pid = i32::try_from(self.child.id())?;
         let pid = Pid::from_raw(pid).context("no process id")?;
         Ok(kill_process(pid, signal)?)

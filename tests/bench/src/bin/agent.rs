@@ -1,8 +1,8 @@
 //! `modelcache-bench-agent`: the agent's core and its link to the coordinator, without Kubernetes.
 //!
 //! What the node is to hold comes as lines on standard input, each the path of a file with the objects (the form in
-//! which the agent keeps them on disk). Each change of a snapshot's phase is a line on standard output. It ends with
-//! its standard input, so that it cannot outlive the laboratory.
+//! which the agent keeps them on disk). Each change of a snapshot's phase, and of why it does not get on, is a line on
+//! standard output. It ends with its standard input, so that it cannot outlive the laboratory.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, Write as _};
@@ -120,9 +120,10 @@ fn read(file: &Path) -> Result<Objects> {
     intent::load::<Objects>(file)?.context("the file is absent or no JSON of objects")
 }
 
-/// Says on standard output when a phase or the connection changes.
+/// Says on standard output when a phase, a problem or the connection changes.
 async fn tell(mut state: watch::Receiver<NodeState>) {
     let mut told = BTreeMap::new();
+    let mut told_problems = BTreeMap::new();
     let mut connected = false;
     loop {
         {
@@ -138,6 +139,14 @@ async fn tell(mut state: watch::Receiver<NodeState>) {
                 if told.get(&snapshot.name) != Some(&phase) {
                     let _ = writeln!(out, "{phase} {}", snapshot.name);
                     told.insert(snapshot.name.clone(), phase);
+                }
+                let problem = snapshot.problem.as_ref().map_or_else(
+                    || "none".to_owned(),
+                    |problem| format!("{}: {}", problem.reason, problem.message),
+                );
+                if told_problems.get(&snapshot.name) != Some(&problem) {
+                    let _ = writeln!(out, "problem of {}: {problem}", snapshot.name);
+                    told_problems.insert(snapshot.name.clone(), problem);
                 }
             }
             let _ = out.flush();

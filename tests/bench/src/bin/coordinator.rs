@@ -30,6 +30,9 @@ struct Arguments {
     /// Fetches from the hub under way in the whole cluster [default: the operator's].
     #[arg(long)]
     fetches: Option<u32>,
+    /// How long agents that come back are waited for, in milliseconds [default: the operator's].
+    #[arg(long)]
+    grace: Option<u64>,
 }
 
 /// The laboratory has no API server that could review a token: the token is the node's name.
@@ -47,6 +50,7 @@ async fn main() -> Result<()> {
     log::start(LogFormat::Text);
     let mut settings = Settings::default();
     settings.fetches = arguments.fetches.unwrap_or(settings.fetches);
+    settings.grace = arguments.grace.unwrap_or(settings.grace);
     let coordinator = Coordinator::with_settings(settings);
     let stop = CancellationToken::new();
     std::thread::spawn({

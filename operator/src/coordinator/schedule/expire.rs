@@ -57,13 +57,32 @@ impl Ledger {
                         }
                     }
                 }
-            } else if given + self.settings.slow_take <= now {
-                self.mark_slow(node, id, index);
+            } else {
+                match lease {
+                    Lease::Take { .. } if given + self.settings.slow_take <= now => {
+                        self.mark_slow_take(node, id, index);
+                    }
+                    Lease::Fetch { .. } if given + self.snaps[id].pace.patience() <= now => {
+                        self.mark_slow_fetch(node, id, index);
+                    }
+                    _ => {}
+                }
             }
         }
     }
 
-    fn mark_slow(&mut self, node: NodeId, id: SnapId, index: u32) {
+    /// Lets another fetch go on in the place of one whose node hangs.
+    fn mark_slow_fetch(&mut self, node: NodeId, id: SnapId, index: u32) {
+        let member = self.snaps[id].members.get_mut(&node);
+        let lease = member.and_then(|member| member.open.get_mut(&index));
+        if let Some(Lease::Fetch { endpoint, slow, .. }) = lease
+            && !std::mem::replace(slow, true)
+        {
+            self.endpoints[*endpoint].slow += 1;
+        }
+    }
+
+    fn mark_slow_take(&mut self, node: NodeId, id: SnapId, index: u32) {
         let snap = &mut self.snaps[id];
         let mut takings = snap.segments[index as usize].takings.iter_mut();
         if let Some(taking) = takings.find(|taking| taking.taker == node && !taking.slow) {

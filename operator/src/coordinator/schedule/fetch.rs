@@ -3,7 +3,7 @@
 use modelcache_swarm::coordination::CoordinatorMessage;
 
 use super::SourcePolicy;
-use super::bits::first_from;
+use super::bits::first;
 use super::ledger::Ledger;
 use super::snap::{Lease, Member, NodeId, Snap, SnapId};
 
@@ -20,7 +20,8 @@ impl Ledger {
         }
     }
 
-    /// What to fetch next of a snapshot, and who: of the nodes that failed least the one that fetched least of it.
+    /// What to fetch next of a snapshot, and who: the first segment of the plan that is to be fetched, and of the nodes that
+    /// failed least the one that has least to do: whose link takes bring most to would be slow.
     fn find_fetch(&self, id: SnapId, now: u64) -> Option<(NodeId, u32)> {
         let snap = &self.snaps[id];
         let config = snap.config.as_ref()?;
@@ -32,6 +33,7 @@ impl Ledger {
             || endpoint.backoff.waits(now)
             || probing(snap.backoff.failing(), snap.fetches)
             || probing(endpoint.backoff.failing(), endpoint.fetches)
+            || endpoint.fetches - endpoint.slow >= snap.pace.limit()
         {
             return None;
         }
@@ -40,8 +42,12 @@ impl Ledger {
         let mut best: Option<((u32, u32, u32), NodeId, u32)> = None;
         for (node, member) in &snap.members {
             let fetches = self.nodes[*node].fetches;
-            let key = (member.backoff.failures(), member.fetched, fetches);
+            let busy = member.fetched + self.nodes[*node].takes;
+            let key = (member.backoff.failures(), fetches, busy);
+            // The first is fetched alone: nodes whose agents say a moment later what they want are to get the others.
+            let enough = fetches * 2 > member.fetched;
             if member.wanting == 0
+                || enough
                 || fetches >= self.settings.fetches_per_node
                 || member.backoff.waits(now)
                 || best.is_some_and(|(least, ..)| least <= key)
@@ -73,6 +79,9 @@ impl Ledger {
         let lease = Lease::Fetch {
             given: now,
             endpoint,
+            fetches: self.endpoints[endpoint].fetches + 1,
+            takes: self.nodes[node].takes,
+            slow: false,
         };
         self.open(node, id, index, lease);
     }
@@ -122,5 +131,5 @@ fn find_fetch_of(
             || (probe || !member.rests(index, now))
                 && (member.hub_only.has(index) || !reserved(index) && unreachable(index))
     };
-    first_from(member.cursor, snap.unheld.words().len(), word, fetchable)
+    first(snap.unheld.words().len(), word, fetchable)
 }

@@ -1,18 +1,14 @@
-//! Giving out takes: what to take, and from whom.
-
-use std::sync::Arc;
+//! Giving out takes: what to take, and by whom.
 
 use modelcache_swarm::coordination::CoordinatorMessage;
 use modelcache_swarm::segment::PieceHashes;
 
 use super::SourcePolicy;
 use super::backoff::Backoff;
-use super::bits::first_from;
+use super::bits::first;
+use super::choose::scatter;
 use super::ledger::Ledger;
-use super::snap::{LEVELS, Lease, Member, NodeId, Segment, Snap, SnapId};
-
-/// A holder from which so many nodes failed to take a segment is asked for it last.
-const SUSPICIOUS: usize = 3;
+use super::snap::{Lease, Member, NodeId, Snap, SnapId};
 
 impl Snap {
     /// Whether segments of it travel between nodes.
@@ -35,24 +31,6 @@ impl Member {
     pub(super) fn rests(&self, index: u32, now: u64) -> bool {
         let wrong = self.corrupt.get(&index);
         wrong.is_some_and(|wrong| wrong.again() && wrong.waits(now))
-    }
-
-    /// From whom to take a segment that was wrong here: all of a wrong blob comes from one holder, so that one that lies
-    /// cannot spoil what the others give, and the next time from another. Who gives nothing is passed over.
-    fn giver(&self, taker: NodeId, index: u32, segment: &Segment) -> Option<NodeId> {
-        let others = segment.holders.iter().filter(|one| one.node != taker);
-        let giver = others.min_by_key(|holder| {
-            let key = (index, holder.node);
-            let silent = self.avoid.get(&key).is_some_and(Backoff::hopeless);
-            let blamed = self.blamed.get(&key).copied().unwrap_or(0);
-            (
-                silent,
-                blamed,
-                !holder.verified,
-                scatter(holder.node, taker, 0),
-            )
-        });
-        giver.map(|holder| holder.node)
     }
 }
 
@@ -88,7 +66,7 @@ impl Ledger {
             })
             .map(|(node, _)| *node)
             .collect();
-        takers.sort_by_key(|node| self.nodes[*node].takes);
+        takers.sort_by_key(|node| (self.nodes[*node].takes, scatter(*node, 0, index)));
         for taker in takers {
             if !self.snaps[id].offered.has(index) {
                 return;
@@ -128,24 +106,6 @@ impl Ledger {
         node.address.is_some() && node.takes < self.settings.takes_per_node
     }
 
-    fn may_give(&self, node: NodeId) -> bool {
-        let node = &self.nodes[node];
-        node.address.is_some() && node.uploading.len() < self.settings.uploads_per_node as usize
-    }
-
-    /// Whether a holder may give another segment that nobody else holds.
-    fn may_give_first_copy(&self, node: NodeId) -> bool {
-        let first = self.nodes[node].uploading.iter().filter(|(id, index)| {
-            let snap = &self.snaps[*id];
-            let takings = &snap.segments[*index as usize].takings;
-            snap.sole.has(*index)
-                && takings
-                    .iter()
-                    .any(|taking| taking.holder == node && !taking.slow)
-        });
-        first.count() < self.settings.first_copies_per_node
-    }
-
     fn take_one(&mut self, taker: NodeId, from: Option<NodeId>, now: u64) -> bool {
         let found = self.nodes[taker].snaps.iter().find_map(|id| {
             let (index, holder) = self.find_take(taker, *id, from, now)?;
@@ -157,7 +117,9 @@ impl Ledger {
         found.is_some()
     }
 
-    /// The rarest segment that a node can take now, and from whom.
+    /// The first segment of the plan that a node can take now, and from whom. Nodes hash files from their beginning while
+    /// the bytes are in memory, so the order of the plan is the best; they get different segments nevertheless, because
+    /// each of those is given to few at a time.
     fn find_take(
         &self,
         taker: NodeId,
@@ -200,84 +162,16 @@ impl Ledger {
                 *word |= giver.held.words()[at] & allowed & possible[at];
             }
         }
-        // Each node begins elsewhere, so that nodes come to hold different parts.
-        let start = scatter(taker, 0, 0) % snap.size.max(1);
-        (0..LEVELS).find_map(|level| {
-            let rare = snap.rarity[level].words();
-            let mut holder = None;
-            let index = first_from(
-                start,
-                given.len(),
-                |at| given[at] & rare[at],
-                |index| {
-                    holder = self.choose(taker, id, index, from, now);
-                    holder.is_some()
-                },
-            )?;
-            Some((index, holder?))
-        })
-    }
-
-    /// The holder that a node takes a segment from: with the right piece hashes as far as known, trusted, little loaded.
-    fn choose(
-        &self,
-        taker: NodeId,
-        id: SnapId,
-        index: u32,
-        from: Option<NodeId>,
-        now: u64,
-    ) -> Option<NodeId> {
-        let snap = &self.snaps[id];
-        let member = snap.members.get(&taker)?;
-        let segment = &snap.segments[index as usize];
-        let usable = |node: NodeId| node != taker && !member.avoids(index, node, now);
-        if member.corrupt.contains_key(&index) {
-            let giver = member.giver(taker, index, segment)?;
-            let now = from.is_none_or(|from| from == giver)
-                && !member.rests(index, now)
-                && usable(giver)
-                && self.has_room(snap, giver, index);
-            return now.then_some(giver);
-        }
-        let pieces = segment.mixed.then(|| segment.best_pieces(usable)).flatten();
-        // Who has much that nobody else holds gives that first, and leaves the rest to those who have not.
-        let laden = |node: NodeId| {
-            let alone = snap
-                .members
-                .get(&node)
-                .map_or(0, |holder| holder.alone as usize);
-            alone > self.settings.first_copies_per_node
-        };
-        let relieved = segment
-            .holders
-            .iter()
-            .any(|holder| usable(holder.node) && !laden(holder.node));
-        let holders = segment.holders.iter().filter(|holder| {
-            from.is_none_or(|from| from == holder.node)
-                && usable(holder.node)
-                && pieces.is_none_or(|best| Arc::ptr_eq(best, &holder.pieces))
-                && !(relieved && laden(holder.node))
-                && self.has_room(snap, holder.node, index)
-        });
-        let best = holders.min_by_key(|holder| {
-            let node = holder.node;
-            let strikes = snap.strikes.get(&(index, node));
-            let suspicious = strikes.is_some_and(|strikes| strikes.len() >= SUSPICIOUS);
-            let load = self.nodes[node].uploading.len();
-            (suspicious, load, scatter(node, taker, index))
-        });
-        best.map(|holder| holder.node)
-    }
-
-    /// Whether a holder may give a segment once more now.
-    fn has_room(&self, snap: &Snap, holder: NodeId, index: u32) -> bool {
-        self.may_give(holder)
-            && if snap.sole.has(index) {
-                snap.offered.has(index) && self.may_give_first_copy(holder)
-            } else {
-                let uploads = snap.segments[index as usize].uploads(holder);
-                uploads < self.settings.uploads_per_segment
-            }
+        let mut holder = None;
+        let index = first(
+            given.len(),
+            |at| given[at],
+            |index| {
+                holder = self.choose(taker, id, index, from, now);
+                holder.is_some()
+            },
+        )?;
+        Some((index, holder?))
     }
 
     fn order_take(&mut self, taker: NodeId, id: SnapId, index: u32, holder: NodeId, now: u64) {
@@ -313,29 +207,4 @@ impl Ledger {
             .push((self.nodes[taker].name.clone(), message));
         true
     }
-}
-
-impl Segment {
-    /// The piece hashes to believe where holders differ: those of most verified holders, then those of most.
-    fn best_pieces(&self, usable: impl Fn(NodeId) -> bool) -> Option<&Arc<PieceHashes>> {
-        let holders = || self.holders.iter().filter(|holder| usable(holder.node));
-        let standing = |pieces: &Arc<PieceHashes>| {
-            let same = || holders().filter(|holder| Arc::ptr_eq(&holder.pieces, pieces));
-            (
-                same().filter(|holder| holder.verified).count(),
-                same().count(),
-            )
-        };
-        holders()
-            .map(|holder| &holder.pieces)
-            .max_by_key(|pieces| standing(pieces))
-    }
-}
-
-/// A number without pattern, the same each time.
-fn scatter(a: usize, b: usize, c: u32) -> u32 {
-    let mut x = (a as u64) << 40 ^ (b as u64) << 20 ^ u64::from(c) ^ 0x9E37_79B9_7F4A_7C15;
-    x = (x ^ x >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    x = (x ^ x >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
-    (x >> 32) as u32
 }

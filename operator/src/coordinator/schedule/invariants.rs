@@ -16,6 +16,7 @@ pub(super) fn check(schedule: &Schedule, settings: &Settings) {
     let mut takes = vec![0; ledger.nodes.len()];
     let mut uploads = vec![0; ledger.nodes.len()];
     let mut endpoints = vec![0; ledger.endpoints.len()];
+    let mut slow_fetches = vec![0; ledger.endpoints.len()];
     for snap in &ledger.snaps {
         let mut holders = vec![BTreeSet::new(); snap.size as usize];
         let mut fetching = vec![0; snap.size as usize];
@@ -34,7 +35,8 @@ pub(super) fn check(schedule: &Schedule, settings: &Settings) {
             }
             for (index, lease) in &member.open {
                 match lease {
-                    Lease::Fetch { endpoint, .. } => {
+                    Lease::Fetch { endpoint, slow, .. } => {
+                        slow_fetches[*endpoint] += u32::from(*slow);
                         fetching[*index as usize] += 1;
                         fetches[*node] += 1;
                         endpoints[*endpoint] += 1;
@@ -96,10 +98,10 @@ pub(super) fn check(schedule: &Schedule, settings: &Settings) {
             assert_eq!(snap.unheld.has(number), named.is_empty());
             assert_eq!(snap.sole.has(number), named.len() == 1);
             assert_eq!(snap.fetching.has(number), fetching[index] > 0);
-            let levels = snap.rarity.iter().filter(|level| level.has(number)).count();
-            assert_eq!(levels, 1);
         }
         assert_eq!(snap.fetches, fetching.iter().sum::<u32>());
+        let seeders = snap.members.values().filter(|member| member.seeder);
+        assert_eq!(snap.seeders, seeders.count());
     }
     for (node, known) in ledger.nodes.iter().enumerate() {
         assert_eq!(known.fetches, fetches[node]);
@@ -107,10 +109,12 @@ pub(super) fn check(schedule: &Schedule, settings: &Settings) {
         assert_eq!(known.uploading.len(), uploads[node]);
         assert!(known.fetches <= settings.fetches_per_node);
         assert!(known.takes <= settings.takes_per_node);
-        assert!(known.uploading.len() <= settings.uploads_per_node as usize);
+        let uploads = settings.uploads_per_node as usize;
+        assert!(known.uploading.len() <= uploads.max(settings.first_copies_per_node));
     }
     for (id, endpoint) in ledger.endpoints.iter().enumerate() {
         assert_eq!(endpoint.fetches, endpoints[id]);
+        assert_eq!(endpoint.slow, slow_fetches[id]);
     }
     assert_eq!(ledger.fetches, fetches.iter().sum::<u32>());
     assert!(ledger.fetches <= settings.fetches);

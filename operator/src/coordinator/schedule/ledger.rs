@@ -38,6 +38,8 @@ pub(super) struct Endpoint {
     pub(super) backoff: Backoff,
     /// Fetches under way.
     pub(super) fetches: u32,
+    /// Those of them that take far longer than others.
+    pub(super) slow: u32,
 }
 
 /// Whom and what to look at in the next decision.
@@ -139,7 +141,8 @@ impl Ledger {
             self.remove_holder(node, id, index);
         }
         let snap = &mut self.snaps[id];
-        snap.members.remove(&node);
+        let member = snap.members.remove(&node);
+        snap.seeders -= usize::from(member.is_some_and(|member| member.seeder));
         snap.strikes.retain(|(_, holder), _| *holder != node);
         snap.reserved.retain(|_, keeper| *keeper != node);
         self.nodes[node].snaps.retain(|one| *one != id);
@@ -165,9 +168,9 @@ impl Ledger {
         self.ids.get(name).copied()
     }
 
-    /// Makes a node a member of a snapshot.
-    pub(super) fn join(&mut self, node: NodeId, id: SnapId) {
-        self.snaps[id].join(node);
+    /// Makes a node a member of a snapshot, of which it brings all or not.
+    pub(super) fn join(&mut self, node: NodeId, id: SnapId, full: bool) {
+        self.snaps[id].join(node, full);
         self.nodes[node].snaps.push(id);
         let snaps = &self.snaps;
         self.nodes[node].snaps.sort_by_key(|id| snaps[*id].rank);
@@ -319,7 +322,6 @@ impl Ledger {
         match lease {
             Lease::Fetch { endpoint, .. } => {
                 member.fetched += 1;
-                member.cursor = (index + 1) % snap.size;
                 segment.fetches += 1;
                 snap.fetches += 1;
                 self.endpoints[endpoint].fetches += 1;
@@ -346,10 +348,11 @@ impl Ledger {
         let lease = snap.members.get_mut(&node)?.open.remove(&index)?;
         let segment = &mut snap.segments[index as usize];
         match lease {
-            Lease::Fetch { endpoint, .. } => {
+            Lease::Fetch { endpoint, slow, .. } => {
                 segment.fetches -= 1;
                 snap.fetches -= 1;
                 self.endpoints[endpoint].fetches -= 1;
+                self.endpoints[endpoint].slow -= u32::from(slow);
                 self.nodes[node].fetches -= 1;
                 self.fetches -= 1;
                 self.dirty.fetches = true;

@@ -2,9 +2,12 @@
 //!
 //! Everything that happens is a call with the time in milliseconds; every call gives the orders to send. What the rules
 //! are for:
-//! * The hub sends each byte once: a segment that nobody holds is given to exactly one node to fetch ([`fetch`]).
-//! * Copies double: what somebody holds is taken from the least loaded holder, few at a time from each, the rarest
-//!   segments first; a segment with one holder goes to one node first, which then serves it too ([`give`]).
+//! * The hub sends each byte once: a segment that nobody holds is given to exactly one node to fetch ([`fetch`]), as
+//!   many at once as the way to the hub carries ([`pace`]).
+//! * Copies double: what somebody holds is taken from the least loaded holder, few at a time from each; a segment with
+//!   one holder goes to one node first, which then serves it too. Who brought everything to nodes that have nothing
+//!   gives each segment once ([`give`], [`choose`]).
+//! * All of it in the order of the plan, because nodes hash each file from its beginning while its bytes are in memory.
 //! * Nothing waits for one node: every order that failed is given anew, elsewhere if possible ([`reports`]).
 //! * Who serves wrong bytes spoils nobody's copy for ever ([`corrupt`]).
 //!
@@ -14,15 +17,19 @@
 
 mod backoff;
 mod bits;
+mod choose;
 mod corrupt;
 mod expire;
 mod fetch;
 mod give;
 mod ledger;
+mod pace;
 mod reports;
 mod roster;
 mod snap;
 
+#[cfg(test)]
+mod flow;
 #[cfg(test)]
 mod invariants;
 #[cfg(test)]
@@ -70,18 +77,23 @@ pub struct CoordinatedSnapshot {
 /// Limits and times of the schedule; times in milliseconds.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Fetches from the hub that one node has under way.
+    /// Fetches from the hub that one node has under way at most. More than one fill the link of a lone node whose
+    /// connections to the hub are slow; an agent does no more than four.
     pub fetches_per_node: u32,
-    /// Fetches from the hub under way in the whole cluster.
+    /// Fetches from the hub under way in the whole cluster at most, which bounds what a hub has to bear of us. Mostly the
+    /// pace says that fewer are of use.
     pub fetches: u32,
-    /// Segments that one node takes from others at once.
+    /// Segments that one node takes from others at once. Each arrives the later the more there are, and can be passed on
+    /// only then; but a few are to be on their way while others begin, and holders are not equally fast.
     pub takes_per_node: u32,
     /// Nodes that take one segment from one holder at once.
     pub uploads_per_segment: usize,
-    /// Segments that one holder gives to others at once.
+    /// Copies that one holder gives to others at once. Fewer than takes, so that most takes share the taker's link and
+    /// none waits for a crowded holder.
     pub uploads_per_node: u32,
     /// Segments that a holder, while nobody else holds them, gives away at once: too many together, and none of them
-    /// gets a second holder soon.
+    /// gets a second holder soon. A holder that has many of them gives so many even if that is more than
+    /// `uploads_per_node`: its copies share the takers' links with those that others give, and its own has to be full.
     pub first_copies_per_node: usize,
     /// A take that runs longer than this no longer keeps others from the only holder of its segment.
     pub slow_take: u64,
@@ -104,12 +116,12 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            fetches_per_node: 2,
-            fetches: 16,
-            takes_per_node: 8,
+            fetches_per_node: 4,
+            fetches: 64,
+            takes_per_node: 6,
             uploads_per_segment: 2,
-            uploads_per_node: 16,
-            first_copies_per_node: 4,
+            uploads_per_node: 4,
+            first_copies_per_node: 8,
             slow_take: 10_000,
             grace: 6_000,
             lease: 600_000,
@@ -188,7 +200,7 @@ impl Schedule {
             };
             let snap = self.ledger.configure(&name, segments, &config);
             for (node, track) in self.early.remove(&name).unwrap_or_default() {
-                self.track(node, snap, track.segments, track.held.into_values());
+                self.track(node, snap, track.segments, track.held.into_values(), now);
             }
         }
         self.ledger.order(&names);

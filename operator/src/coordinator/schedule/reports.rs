@@ -8,6 +8,7 @@ use super::Schedule;
 use super::backoff::Backoff;
 use super::bits::Bits;
 use super::ledger::Ledger;
+use super::pace::Fetched;
 use super::snap::{Lease, NodeId, SnapId};
 
 /// Snapshots that one agent may track; more is a mistake and would only fill our memory.
@@ -38,12 +39,12 @@ impl Schedule {
         match message {
             AgentMessage::Hello { .. } => {}
             AgentMessage::Track { segments, held, .. } => {
-                self.track(node, id, segments, held.into_iter());
+                self.track(node, id, segments, held.into_iter(), now);
             }
             AgentMessage::Untrack { .. } => {
                 self.ledger.leave(node, id);
             }
-            AgentMessage::Have { held, .. } => self.ledger.have(node, id, held),
+            AgentMessage::Have { held, .. } => self.ledger.have(node, id, held, now),
             AgentMessage::Verified { segments, .. } => self.ledger.verified(node, id, &segments),
             AgentMessage::FetchFailed {
                 segment,
@@ -132,6 +133,7 @@ impl Schedule {
         id: SnapId,
         segments: u32,
         held: impl Iterator<Item = Held>,
+        now: u64,
     ) {
         let ledger = &mut self.ledger;
         let snap = &mut ledger.snaps[id];
@@ -157,10 +159,10 @@ impl Schedule {
             if ledger.nodes[node].snaps.len() >= TRACKED {
                 return;
             }
-            ledger.join(node, id);
+            ledger.join(node, id, held.len() == segments as usize);
         }
         for held in held.into_values() {
-            ledger.have(node, id, held);
+            ledger.have(node, id, held, now);
         }
         ledger.repeat_orders(node, id);
         ledger.dirty.takers.insert(node);
@@ -218,7 +220,7 @@ impl Ledger {
         }
     }
 
-    fn have(&mut self, node: NodeId, id: SnapId, held: Held) {
+    fn have(&mut self, node: NodeId, id: SnapId, held: Held, now: u64) {
         let index = held.segment;
         let snap = &mut self.snaps[id];
         let Some(member) = snap.members.get(&node) else {
@@ -233,7 +235,19 @@ impl Ledger {
         let snap = &mut self.snaps[id];
         if let Some(member) = snap.members.get_mut(&node) {
             match lease {
-                Some(Lease::Fetch { given, endpoint }) => {
+                Some(Lease::Fetch {
+                    given,
+                    endpoint,
+                    fetches,
+                    takes,
+                    ..
+                }) => {
+                    let fetched = Fetched {
+                        took: now.saturating_sub(given),
+                        fetches: (fetches, self.endpoints[endpoint].fetches + 1),
+                        takes: (takes, self.nodes[node].takes),
+                    };
+                    snap.pace.note(fetched, self.settings.fetches);
                     member.backoff.succeed(given);
                     snap.backoff.succeed(given);
                     snap.failed = Default::default();
@@ -291,7 +305,10 @@ impl Ledger {
             .members
             .get(&node)
             .and_then(|member| member.open.get(&index));
-        let Some(&Lease::Fetch { given, endpoint }) = fetching else {
+        let Some(&Lease::Fetch {
+            given, endpoint, ..
+        }) = fetching
+        else {
             return;
         };
         self.close(node, id, index);

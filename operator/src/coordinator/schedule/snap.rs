@@ -9,6 +9,7 @@ use modelcache_swarm::segment::PieceHashes;
 use super::SourcePolicy;
 use super::backoff::Backoff;
 use super::bits::Bits;
+use super::pace::Pace;
 use super::roster::Roster;
 
 /// Position in [`super::ledger::Ledger::nodes`].
@@ -17,9 +18,6 @@ pub(super) type NodeId = usize;
 pub(super) type SnapId = usize;
 /// Position in [`super::ledger::Ledger::endpoints`].
 pub(super) type EndpointId = usize;
-
-/// Levels of rarity: a segment with `2^k` or more copies, those under way included, is at level `k`.
-pub(super) const LEVELS: usize = 12;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Config {
@@ -31,8 +29,20 @@ pub(super) struct Config {
 /// An order that a node has not answered yet.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Lease {
-    Fetch { given: u64, endpoint: EndpointId },
-    Take { given: u64, holder: NodeId },
+    Fetch {
+        given: u64,
+        endpoint: EndpointId,
+        /// Fetches from that hub that were under way then, itself included.
+        fetches: u32,
+        /// What the node was taking then.
+        takes: u32,
+        /// Whether it takes so long that another one goes on in its place.
+        slow: bool,
+    },
+    Take {
+        given: u64,
+        holder: NodeId,
+    },
 }
 
 #[derive(Debug)]
@@ -58,7 +68,6 @@ pub(super) struct Segment {
     pub(super) takings: Vec<Taking>,
     /// Fetches under way; more than one only where every node fetches for itself.
     pub(super) fetches: u32,
-    level: usize,
 }
 
 /// Segments that are not fetched before a time.
@@ -88,8 +97,8 @@ pub(super) struct Member {
     pub(super) open: BTreeMap<u32, Lease>,
     /// Segments fetched from the hub or being fetched.
     pub(super) fetched: u32,
-    /// Where in the plan its next fetch is looked for.
-    pub(super) cursor: u32,
+    /// Whether it held everything already when it first said what it holds.
+    pub(super) seeder: bool,
     pub(super) origin_sent: bool,
     /// The version of the roster that it was told.
     pub(super) roster: u64,
@@ -127,13 +136,12 @@ pub(super) struct Snap {
     pub(super) fetching: Bits,
     /// Segments of which a holder may give another copy now, as far as the segment itself is concerned.
     pub(super) offered: Bits,
-    /// Segments by number of copies.
-    pub(super) rarity: Vec<Bits>,
     pub(super) holds: Vec<Hold>,
     /// All segments in `holds`.
     pub(super) held_back: Bits,
     /// Fetches under way.
     pub(super) fetches: u32,
+    pub(super) pace: Pace,
     pub(super) backoff: Backoff,
     /// Nodes and segments whose fetches failed since the last one that did not.
     pub(super) failed: (BTreeSet<NodeId>, BTreeSet<u32>),
@@ -147,13 +155,12 @@ pub(super) struct Snap {
     pub(super) strikes: BTreeMap<(u32, NodeId), BTreeSet<NodeId>>,
     /// What agents know of the members.
     pub(super) roster: Roster,
-    joined: u32,
+    /// Members that brought all of it with them.
+    pub(super) seeders: usize,
 }
 
 impl Snap {
     pub(super) fn new(name: String, size: u32) -> Self {
-        let mut rarity = vec![Bits::empty(size); LEVELS];
-        rarity[0] = Bits::full(size);
         Self {
             name,
             size,
@@ -165,10 +172,10 @@ impl Snap {
             sole: Bits::empty(size),
             fetching: Bits::empty(size),
             offered: Bits::empty(size),
-            rarity,
             holds: Vec::new(),
             held_back: Bits::empty(size),
             fetches: 0,
+            pace: Pace::default(),
             backoff: Backoff::default(),
             failed: Default::default(),
             troubles: BTreeMap::new(),
@@ -177,16 +184,13 @@ impl Snap {
             reserved: BTreeMap::new(),
             strikes: BTreeMap::new(),
             roster: Roster::default(),
-            joined: 0,
+            seeders: 0,
         }
     }
 
-    /// A member that holds nothing. Fetches of successive members begin far from each other in the plan.
-    pub(super) fn join(&mut self, node: NodeId) {
-        // The golden ratio's multiples fall into the largest gaps.
-        let part = (u64::from(self.joined) * 0x9E37_79B9) & 0xFFFF_FFFF;
-        self.joined += 1;
-        let cursor = u32::try_from((part * u64::from(self.size)) >> 32).unwrap_or(0);
+    /// A member of which nothing is entered yet.
+    pub(super) fn join(&mut self, node: NodeId, seeder: bool) {
+        self.seeders += usize::from(seeder);
         self.members.insert(
             node,
             Member {
@@ -196,7 +200,7 @@ impl Snap {
                 alone: 0,
                 open: BTreeMap::new(),
                 fetched: 0,
-                cursor,
+                seeder,
                 origin_sent: false,
                 roster: 0,
                 backoff: Backoff::default(),
@@ -228,11 +232,6 @@ impl Snap {
                 .iter()
                 .any(|holder| from(holder.node).count() < per_holder),
         };
-        let copies = (segment.holders.len() + segment.takings.len()).max(1);
-        let level = (copies.ilog2() as usize).min(LEVELS - 1);
-        self.rarity[segment.level].set(index, false);
-        self.rarity[level].set(index, true);
-        segment.level = level;
         self.unheld.set(index, segment.holders.is_empty());
         self.sole.set(index, segment.holders.len() == 1);
         self.fetching.set(index, segment.fetches > 0);

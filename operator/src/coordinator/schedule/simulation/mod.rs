@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use modelcache_swarm::coordination::{AgentMessage, CoordinatorMessage, Held, OriginAccess};
 use modelcache_swarm::segment::PieceHashes;
 
-use self::world::Dice;
+pub(super) use self::world::Dice;
 pub(super) use self::world::{Character, Fault, Outcome, World};
 use super::invariants::check;
 use super::*;

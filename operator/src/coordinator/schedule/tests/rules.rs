@@ -29,23 +29,78 @@ fn the_way_to_the_hub_is_told_before_the_first_fetch_and_when_it_changes() {
 }
 
 #[test]
-fn nodes_begin_far_from_each_other() {
+fn segments_are_fetched_in_the_order_of_the_plan_by_one_node_each() {
     let mut bench = Bench::new(100);
     bench.schedule.set_snapshots(vec![], 0);
     for node in 0..4 {
         assert!(bench.join(node, 100, vec![]).is_empty());
     }
-    let outgoing = bench.schedule.set_snapshots(vec![snapshot(NAME, 100)], 0);
-    let mut starts: Vec<u32> = brief(&outgoing)
-        .iter()
-        .filter_map(|order| order.split(" fetch ").nth(1)?.parse().ok())
-        .collect();
-    starts.sort_unstable();
-    assert_eq!(starts.len(), 8);
-    assert!(
-        starts.windows(3).all(|three| three[2] - three[0] > 10),
-        "{starts:?}"
+    let mut orders = brief(&bench.schedule.set_snapshots(vec![snapshot(NAME, 100)], 0));
+    orders.retain(|order| order.contains("fetch"));
+    assert_eq!(orders, ["0 fetch 0", "1 fetch 1", "2 fetch 2", "3 fetch 3"]);
+}
+
+#[test]
+fn a_node_that_fetches_well_fetches_more() {
+    let mut bench = Bench::new(100);
+    assert_eq!(
+        brief(&bench.join(0, 100, vec![])),
+        ["0 origin one", "0 fetch 0"]
     );
+    assert_eq!(
+        brief(&bench.have(0, held(0, 1, false))),
+        ["0 fetch 1", "0 fetch 2"]
+    );
+}
+
+#[test]
+fn nodes_that_hang_do_not_keep_the_others_from_the_hub() {
+    let mut bench = Bench::new(100);
+    for node in 0..5 {
+        bench.join(node, 100, vec![]);
+    }
+    // Four of them were told to fetch, and never answer.
+    assert!(bench.wait(59_900).is_empty());
+    assert_eq!(brief(&bench.wait(100)), ["4 origin one", "4 fetch 4"]);
+}
+
+#[test]
+fn takes_follow_the_order_of_the_plan() {
+    let mut bench = Bench::new(100);
+    bench.join(0, 100, (0..100).map(|n| held(n, 1, true)).collect());
+    let orders = brief(&bench.join(1, 100, vec![]));
+    let expected: Vec<String> = (0..6).map(|n| format!("1 take {n} from 0")).collect();
+    assert_eq!(orders, expected);
+}
+
+#[test]
+fn a_lone_seeder_gives_what_only_it_can_give() {
+    let mut bench = Bench::new(1);
+    bench.join(0, 1, vec![held(0, 1, true)]);
+    bench.join(1, 1, vec![]);
+    bench.have(1, held(0, 1, true));
+    for node in 2..4 {
+        assert_eq!(
+            brief(&bench.join(node, 1, vec![])),
+            [format!("{node} take 0 from 1")]
+        );
+    }
+    // No more at once from there, unless it turns out to be slow, or unable.
+    for node in 4..6 {
+        assert!(bench.join(node, 1, vec![]).is_empty());
+    }
+    assert_eq!(brief(&bench.take_failed(4, 0, 1)), ["4 take 0 from 0"]);
+    assert!(bench.wait(9_900).is_empty());
+    assert_eq!(brief(&bench.wait(100)), ["5 take 0 from 0"]);
+}
+
+#[test]
+fn a_lone_seeder_is_not_spared_for_somebody_whose_bytes_are_others() {
+    let mut bench = Bench::new(1);
+    bench.join(0, 1, vec![held(0, 1, true)]);
+    bench.join(1, 1, vec![]);
+    bench.have(1, held(0, 2, false));
+    assert_eq!(brief(&bench.join(2, 1, vec![])), ["2 take 0 from 0"]);
 }
 
 #[test]

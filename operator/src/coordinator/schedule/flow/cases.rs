@@ -1,0 +1,260 @@
+//! The laboratory's cases: how near the plan comes to the bound, which is the time that one copy takes on the narrowest
+//! link, counted without headers. With them nothing is below 1.046.
+
+use super::{Joins, Outcome, Run, World, megabits};
+
+/// What a case may take and send, in thousandths: of the bound, and of one copy.
+struct Most {
+    time: u64,
+    copies: u32,
+}
+
+/// Plays a case whose narrowest link has so many megabits a second.
+fn within(world: &World, narrowest: u64, most: &Most) -> Outcome {
+    let outcome = Run::play(world.clone());
+    let bytes = u64::from(world.segments) * world.segment_bytes;
+    let time = outcome.last() * narrowest * 125_000 / bytes;
+    let sent = if world.hub.is_some() {
+        outcome.fetched
+    } else {
+        outcome.given[0]
+    };
+    let copies = sent * 1000 / world.segments;
+    println!(
+        "{time} ‰ of the bound, {copies} ‰ of a copy; the median node ends at {} ms, the last at {} ms; {} segments ahead of the order on average",
+        outcome.median(),
+        outcome.last(),
+        outcome.mean_ahead()
+    );
+    assert!(time <= most.time, "{time} ‰ of the bound");
+    assert!(copies <= most.copies, "{copies} ‰ of a copy");
+    outcome
+}
+
+/// Those of its nodes that hold nothing at first are the later ones.
+fn nodes(full: usize, empty: usize) -> Vec<Joins> {
+    let mut nodes = vec![Joins::Full; full];
+    nodes.resize(full + empty, Joins::Empty);
+    nodes
+}
+
+#[test]
+fn cold() {
+    let outcome = within(
+        &World::default(),
+        160,
+        &Most {
+            time: 1180,
+            copies: 1000,
+        },
+    );
+    // Nodes hash files from their beginning.
+    assert!(outcome.mean_ahead() <= 8, "{}", outcome.mean_ahead());
+    let (least, most) = (
+        outcome.fetched_by.iter().min(),
+        outcome.fetched_by.iter().max(),
+    );
+    assert!(
+        least.unwrap() + 12 >= *most.unwrap(),
+        "{:?}",
+        outcome.fetched_by
+    );
+}
+
+#[test]
+fn cold_with_slow_starts_of_transfers() {
+    let world = World {
+        start: 20,
+        ..World::default()
+    };
+    within(
+        &world,
+        160,
+        &Most {
+            time: 1220,
+            copies: 1000,
+        },
+    );
+}
+
+#[test]
+fn cold_own_egress() {
+    let world = World {
+        hub: Some(megabits(100_000)),
+        egress: Some(megabits(20)),
+        link: megabits(400),
+        ..World::default()
+    };
+    within(
+        &world,
+        160,
+        &Most {
+            time: 1190,
+            copies: 1000,
+        },
+    );
+}
+
+#[test]
+fn cold_fast_hub() {
+    let hub = Some(megabits(640));
+    within(
+        &World {
+            hub,
+            ..World::default()
+        },
+        160,
+        &Most {
+            time: 1130,
+            copies: 1000,
+        },
+    );
+}
+
+#[test]
+fn cold_fast_hub_with_slow_connections() {
+    let world = World {
+        hub: Some(megabits(640)),
+        connection: megabits(20),
+        ..World::default()
+    };
+    within(
+        &world,
+        160,
+        &Most {
+            time: 1190,
+            copies: 1000,
+        },
+    );
+}
+
+#[test]
+fn cold_slow_hub() {
+    let world = World {
+        hub: Some(megabits(40)),
+        segments: 96,
+        ..World::default()
+    };
+    within(
+        &world,
+        40,
+        &Most {
+            time: 1090,
+            copies: 1000,
+        },
+    );
+}
+
+#[test]
+fn a_hub_that_becomes_slow() {
+    let world = World {
+        change: Some((5_000, megabits(40))),
+        ..World::default()
+    };
+    // Half of the model at each rate.
+    within(
+        &world,
+        64,
+        &Most {
+            time: 1150,
+            copies: 1000,
+        },
+    );
+}
+
+#[test]
+fn grow() {
+    let world = World {
+        hub: None,
+        nodes: nodes(1, 8),
+        ..World::default()
+    };
+    within(
+        &world,
+        160,
+        &Most {
+            time: 1190,
+            copies: 1010,
+        },
+    );
+}
+
+#[test]
+fn where_most_are_full_all_of_them_give() {
+    let world = World {
+        hub: None,
+        nodes: nodes(7, 1),
+        ..World::default()
+    };
+    within(
+        &world,
+        160,
+        &Most {
+            time: 1110,
+            copies: 200,
+        },
+    );
+    let nodes = nodes(4, 4);
+    within(
+        &World { nodes, ..world },
+        160,
+        &Most {
+            time: 1110,
+            copies: 1000,
+        },
+    );
+}
+
+#[test]
+fn join_late() {
+    let mut world = World::default();
+    world.nodes[4..].fill(Joins::HalfWay);
+    within(
+        &world,
+        160,
+        &Most {
+            time: 1090,
+            copies: 1000,
+        },
+    );
+}
+
+#[test]
+fn many() {
+    let world = World {
+        nodes: nodes(0, 64),
+        segments: 64,
+        hub: Some(megabits(12)),
+        link: megabits(12),
+        ..World::default()
+    };
+    let outcome = within(
+        &world,
+        12,
+        &Most {
+            time: 1500,
+            copies: 1000,
+        },
+    );
+    assert!(outcome.last() * 10 <= outcome.median() * 12);
+}
+
+#[test]
+fn large_segments_on_fast_links() {
+    let world = World {
+        hub: Some(megabits(10_000)),
+        link: megabits(10_000),
+        connection: megabits(3_000),
+        segments: 512,
+        segment_bytes: 64 << 20,
+        ..World::default()
+    };
+    within(
+        &world,
+        10_000,
+        &Most {
+            time: 1120,
+            copies: 1000,
+        },
+    );
+}

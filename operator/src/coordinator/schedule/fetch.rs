@@ -44,8 +44,10 @@ impl Ledger {
             let fetches = self.nodes[*node].fetches;
             let busy = member.fetched + self.nodes[*node].takes;
             let key = (member.backoff.failures(), fetches, busy);
-            // The first is fetched alone: nodes whose agents say a moment later what they want are to get the others.
-            let enough = fetches * 2 > member.fetched;
+            // The first is fetched alone: nodes whose agents say a moment later what they want are to get the others. Who is
+            // to fetch all of a wrong blob does not leave others a part of it.
+            let keeper = snap.reserved.values().any(|keeper| keeper == node);
+            let enough = fetches * 2 > member.fetched && !keeper;
             if member.wanting == 0
                 || enough
                 || fetches >= self.settings.fetches_per_node
@@ -129,7 +131,8 @@ fn find_fetch_of(
     let fetchable = |index: u32| {
         everything
             || (probe || !member.rests(index, now))
-                && (member.hub_only.has(index) || !reserved(index) && unreachable(index))
+                && !reserved(index)
+                && (member.hub_only.has(index) || unreachable(index))
     };
     first(snap.unheld.words().len(), word, fetchable)
 }

@@ -315,7 +315,7 @@ impl Run {
             CoordinatorMessage::Take {
                 segment, holder, ..
             } => (segment, Some(holder["node-".len()..].parse().unwrap())),
-            CoordinatorMessage::Origin { .. } => return,
+            CoordinatorMessage::Origin { .. } | CoordinatorMessage::Members { .. } => return,
             other => panic!("{other:?}"),
         };
         let agent = &mut self.agents[node];

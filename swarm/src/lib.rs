@@ -12,6 +12,7 @@ mod gate;
 pub mod metainfo;
 pub mod origin;
 pub mod plan;
+pub mod secret;
 pub mod segment;
 pub mod snapshot;
 pub mod store;

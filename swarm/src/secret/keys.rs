@@ -9,7 +9,11 @@ use tokio::sync::watch;
 use super::{Keyring, SecretError};
 
 /// How often the files are looked at. The kubelet itself needs a minute or so to bring a changed Secret to a node.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+const LOOK_EVERY: Duration = if cfg!(test) {
+    Duration::from_millis(5)
+} else {
+    Duration::from_secs(5)
+};
 
 /// A view of the keyring that follows its changes. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -23,16 +27,16 @@ impl Keys {
     pub fn follow(path: PathBuf) -> Result<Self, SecretError> {
         let ring = Keyring::load(&path)?;
         tracing::info!(path = %path.display(), keys = ring.names(), "the cluster's secret is loaded");
-        let (sender, keys) = Self::set_by_hand(ring);
-        tokio::spawn(follow(path, sender));
+        let (setter, keys) = Self::set_by_hand(ring);
+        tokio::spawn(follow(path, setter));
         Ok(keys)
     }
 
-    /// A view of what the owner of the sender puts in.
+    /// A view of what the owner of the setter puts in.
     #[must_use]
-    pub fn set_by_hand(ring: Keyring) -> (watch::Sender<Arc<Keyring>>, Self) {
+    pub fn set_by_hand(ring: Keyring) -> (KeySetter, Self) {
         let (sender, receiver) = watch::channel(Arc::new(ring));
-        (sender, Self(receiver))
+        (KeySetter(sender), Self(receiver))
     }
 
     /// The keys that are valid now.
@@ -49,11 +53,33 @@ impl Keys {
     }
 }
 
-async fn follow(path: PathBuf, sender: watch::Sender<Arc<Keyring>>) {
+/// Changes what [`Keys`] show.
+#[derive(Debug)]
+pub struct KeySetter(watch::Sender<Arc<Keyring>>);
+
+impl KeySetter {
+    /// Shows these keys from now on.
+    pub fn set(&self, ring: Keyring) {
+        let keys = ring.names();
+        let changed = self.0.send_if_modified(|known| {
+            let ids = |ring: &Keyring| ring.keys().map(|key| key.id()).collect::<Vec<_>>();
+            let differ = ids(known) != ids(&ring);
+            if differ {
+                *known = Arc::new(ring);
+            }
+            differ
+        });
+        if changed {
+            tracing::info!(keys, "the cluster's secret changed");
+        }
+    }
+}
+
+async fn follow(path: PathBuf, setter: KeySetter) {
     let mut told = None;
     loop {
         tokio::select! {
-            () = sender.closed() => return,
+            () = setter.0.closed() => return,
             () = tokio::time::sleep(LOOK_EVERY) => {}
         }
         let file = path.clone();
@@ -67,20 +93,7 @@ async fn follow(path: PathBuf, sender: watch::Sender<Arc<Keyring>>) {
         match loaded {
             Ok(ring) => {
                 told = None;
-                let changed = sender.send_if_modified(|known| {
-                    let differ = !known
-                        .iter()
-                        .map(|key| key.id())
-                        .eq(ring.iter().map(|key| key.id()));
-                    if differ {
-                        *known = Arc::new(ring);
-                    }
-                    differ
-                });
-                if changed {
-                    let keys = sender.borrow().names();
-                    tracing::info!(keys, "the cluster's secret changed");
-                }
+                setter.set(ring);
             }
             Err(error) => {
                 let text = error.to_string();

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 pub use files::{CURRENT, PREVIOUS, SecretError};
 pub use key::{Key, KeyError, KeyId, Purpose};
-pub use keys::Keys;
+pub use keys::{KeySetter, Keys};
 
 /// The keys that are valid: the one to use, and for a while the one before it.
 #[derive(Clone, Debug)]
@@ -42,14 +42,14 @@ impl Keyring {
 
     /// All valid keys, the current one first. While keys change, another member may know only the second: who sends
     /// something that is not negotiated must offer both.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<Key>> {
+    pub fn keys(&self) -> impl Iterator<Item = &Arc<Key>> {
         std::iter::once(&self.current).chain(&self.previous)
     }
 
     /// The valid key of this name.
     #[must_use]
     pub fn by_id(&self, id: KeyId) -> Option<&Arc<Key>> {
-        self.iter().find(|key| key.id() == id)
+        self.keys().find(|key| key.id() == id)
     }
 
     /// Whether a key of this name is valid.
@@ -60,7 +60,7 @@ impl Keyring {
 
     /// The names of the valid keys, for the log.
     fn names(&self) -> String {
-        let names: Vec<_> = self.iter().map(|key| key.id().to_string()).collect();
+        let names: Vec<_> = self.keys().map(|key| key.id().to_string()).collect();
         names.join(", ")
     }
 }

@@ -9,6 +9,7 @@
 pub mod coordination;
 pub mod engine;
 mod gate;
+pub mod link;
 pub mod metainfo;
 pub mod origin;
 pub mod plan;

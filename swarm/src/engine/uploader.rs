@@ -9,22 +9,24 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rand::Rng;
 use socket2::SockRef;
 use thiserror::Error;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use super::wire::{self, HANDSHAKE_BYTES, Message, Request, WireError};
+use crate::link::{Link, LinkError, Security};
 use crate::segment::SegmentIo;
 use crate::verify::piece_count;
 
 /// Connections served at once; more are closed at once.
 const MAX_CONNECTIONS: usize = 512;
+/// Connections at once of which nothing is known yet; more are closed at once.
+const MAX_STRANGERS: usize = 128;
 /// Requests of one peer that wait to be answered; librqbit asks for a few hundred blocks ahead.
 const MAX_QUEUED: usize = 4096;
 /// Bytes read and sent together; with [`MAX_CONNECTIONS`] it bounds the memory.
@@ -72,6 +74,10 @@ enum Closed {
     Wire(#[from] WireError),
     #[error(transparent)]
     Io(#[from] io::Error),
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    #[error("too many peers at once")]
+    Full(#[from] TryAcquireError),
     #[error("nothing moved for too long")]
     Idle,
     #[error("asks for a segment that is not served here")]
@@ -89,9 +95,11 @@ pub struct Uploader {
 }
 
 impl Uploader {
-    /// Listens on `addr` and serves what `source` finds.
+    /// Listens on `addr` and serves what `source` finds; with `security` only to those who make a link, before anything
+    /// else that they say is looked at.
     pub async fn bind(
         addr: SocketAddr,
+        security: Option<Security>,
         source: Arc<dyn SegmentSource>,
         on_sent: OnSent,
     ) -> Result<Self, UploaderError> {
@@ -99,7 +107,14 @@ impl Uploader {
         let listener = TcpListener::bind(addr).await.map_err(error)?;
         let addr = listener.local_addr().map_err(error)?;
         let mut tasks = JoinSet::new();
-        tasks.spawn(accept(listener, source, on_sent));
+        let host = Host {
+            security,
+            source,
+            on_sent,
+            strangers: Arc::new(Semaphore::new(MAX_STRANGERS)),
+            peers: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+        };
+        tasks.spawn(accept(listener, Arc::new(host)));
         Ok(Self {
             addr,
             _tasks: tasks,
@@ -113,8 +128,16 @@ impl Uploader {
     }
 }
 
-async fn accept(listener: TcpListener, source: Arc<dyn SegmentSource>, on_sent: OnSent) {
-    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+/// What all connections share.
+struct Host {
+    security: Option<Security>,
+    source: Arc<dyn SegmentSource>,
+    on_sent: OnSent,
+    strangers: Arc<Semaphore>,
+    peers: Arc<Semaphore>,
+}
+
+async fn accept(listener: TcpListener, host: Arc<Host>) {
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
@@ -127,15 +150,13 @@ async fn accept(listener: TcpListener, source: Arc<dyn SegmentSource>, on_sent: 
                 continue;
             }
         };
-        let Ok(permit) = permits.clone().try_acquire_owned() else {
-            debug!(%peer, "too many peers, closing");
+        let Ok(stranger) = host.strangers.clone().try_acquire_owned() else {
+            debug!(%peer, "too many peers of which nothing is known, closing");
             continue;
         };
-        let source = source.clone();
-        let on_sent = on_sent.clone();
+        let host = host.clone();
         connections.spawn(async move {
-            let _permit = permit;
-            match serve(stream, &*source, &on_sent).await {
+            match host.receive(stream, stranger).await {
                 Ok(()) => {}
                 Err(reason @ Closed::Read(_)) => warn!(%peer, %reason, "peer connection closed"),
                 Err(reason) => debug!(%peer, %reason, "peer connection closed"),
@@ -144,27 +165,60 @@ async fn accept(listener: TcpListener, source: Arc<dyn SegmentSource>, on_sent: 
     }
 }
 
+impl Host {
+    /// Serves one connection once it is known to be a member's.
+    async fn receive(
+        &self,
+        stream: TcpStream,
+        stranger: OwnedSemaphorePermit,
+    ) -> Result<(), Closed> {
+        stream.set_nodelay(true)?;
+        acknowledge_at_once(&stream);
+        let Some(security) = &self.security else {
+            let _peer = self.peers.try_acquire()?;
+            drop(stranger);
+            return serve(stream, &*self.source, &self.on_sent).await;
+        };
+        let link = security.accept(stream).await?;
+        let _peer = self.peers.try_acquire()?;
+        drop(stranger);
+        serve(link, &*self.source, &self.on_sent).await
+    }
+}
+
+/// The way to one peer.
+trait Connection: AsyncRead + AsyncWrite + Send + Unpin {
+    fn socket(&self) -> &TcpStream;
+}
+
+impl Connection for TcpStream {
+    fn socket(&self) -> &TcpStream {
+        self
+    }
+}
+
+impl Connection for Link<TcpStream> {
+    fn socket(&self) -> &TcpStream {
+        self.get_ref()
+    }
+}
+
 /// Serves one connection until the peer leaves.
 async fn serve(
-    mut stream: TcpStream,
+    mut stream: impl Connection,
     source: &dyn SegmentSource,
     on_sent: &OnSent,
 ) -> Result<(), Closed> {
-    stream.set_nodelay(true)?;
-    acknowledge_at_once(&stream);
-
     let mut hello = [0; HANDSHAKE_BYTES];
     timeout(HANDSHAKE_TIMEOUT, stream.read_exact(&mut hello))
         .await
         .map_err(|_| Closed::Idle)??;
     let info_hash = wire::parse_handshake(&hello)?;
     let served = source.find(info_hash).ok_or(Closed::Unknown)?;
-    acknowledge_at_once(&stream);
+    acknowledge_at_once(stream.socket());
 
-    let mut peer_id = *b"-MC0001-............";
-    rand::rng().fill_bytes(&mut peer_id[8..]);
     let pieces = piece_count(served.len, served.piece_bytes);
-    let mut out = wire::handshake(&info_hash, &peer_id);
+    let mut out = wire::handshake(&info_hash, &wire::peer_id());
     out.extend(wire::greeting(u32::try_from(pieces).unwrap_or(u32::MAX)));
     send(&mut stream, &out).await?;
 
@@ -179,7 +233,7 @@ async fn serve(
             if read == 0 {
                 return Ok(());
             }
-            acknowledge_at_once(&stream);
+            acknowledge_at_once(stream.socket());
             take_messages(&mut input, &mut queue, &served)?;
         }
         let (bytes, payload) = read_batch(&served, &mut queue).await?;
@@ -191,12 +245,16 @@ async fn serve(
 /// librqbit sends each request in a packet of its own and leaves Nagle's algorithm on: without this, its next request
 /// waits up to 40 ms for the acknowledgement of the one before. The kernel forgets it now and then, so it is said
 /// again after each read; when it cannot be said, things are only slower.
-fn acknowledge_at_once(stream: &TcpStream) {
+pub(super) fn acknowledge_at_once(stream: &TcpStream) {
     let _ = SockRef::from(stream).set_tcp_quickack(true);
 }
 
-async fn send(stream: &mut TcpStream, bytes: &[u8]) -> Result<(), Closed> {
-    timeout(IDLE_TIMEOUT, stream.write_all(bytes))
+async fn send(stream: &mut impl Connection, bytes: &[u8]) -> Result<(), Closed> {
+    let sent = async {
+        stream.write_all(bytes).await?;
+        stream.flush().await
+    };
+    timeout(IDLE_TIMEOUT, sent)
         .await
         .map_err(|_| Closed::Idle)??;
     Ok(())

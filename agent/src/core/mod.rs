@@ -156,11 +156,12 @@ impl Core {
     ) -> Result<Self, CoreError> {
         let store = open_store(settings.cache_dir.clone()).await?;
         let names = Names::load(&settings.cache_dir)?;
-        let engine = Engine::start()?;
+        let engine = Engine::start(None)?;
         let serving = Arc::new(Serving::new(metrics.clone()));
         let counting = serving.clone();
         let uploader = Uploader::bind(
             settings.peer_listen,
+            None,
             serving.clone(),
             Arc::new(move |hash, bytes| counting.sent(hash, bytes)),
         )

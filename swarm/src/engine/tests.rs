@@ -24,12 +24,12 @@ fn members(mode: Mode) -> Security {
 }
 
 fn with_key(number: u8, mode: Mode) -> Security {
-    let key = Key::parse(&format!("{}00", format!("{number:02x}").repeat(31))).unwrap();
-    Security::new(
-        Keys::set_by_hand(Keyring::new(key, None)).1,
-        Purpose::PeerLink,
-        mode,
-    )
+    let keys = Keys::set_by_hand(Keyring::new(key(number), None)).1;
+    Security::new(keys, Purpose::PeerLink, mode)
+}
+
+fn key(number: u8) -> Key {
+    Key::parse(&format!("{}00", format!("{number:02x}").repeat(31))).unwrap()
 }
 
 /// Bytes that differ everywhere.
@@ -506,6 +506,73 @@ async fn only_members_of_the_same_cluster_take_from_each_other() {
     let engine = Engine::start(Some(clear)).unwrap();
     engine.take(take, |_| ()).await.unwrap();
     assert!(io.take() == bytes);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_transfer_is_dropped_while_keys_change() {
+    let security = || {
+        let (setter, keys) = Keys::set_by_hand(Keyring::new(key(1), None));
+        let security = Security::new(keys, Purpose::PeerLink, Mode::Encrypted);
+        (setter, security)
+    };
+    let ((near, taker), (far, giver)) = (security(), security());
+    let segments: Vec<_> = (0..20).map(|index| content(300_000, index)).collect();
+    let takes: Vec<_> = (0..)
+        .zip(&segments)
+        .map(|(index, bytes)| request(index, bytes, PIECE, NOWHERE.parse().unwrap()))
+        .collect();
+    let claimed: Vec<_> = takes
+        .iter()
+        .zip(&segments)
+        .map(|((take, _), bytes)| (take, bytes.clone()))
+        .collect();
+    let (uploader, _) = holder_with(giver, &claimed).await;
+    let engine = Engine::start(Some(taker)).unwrap();
+    let both = || Keyring::new(key(2), Some(key(1)));
+    let mut tasks = tokio::task::JoinSet::new();
+    for (index, (take, _)) in takes.iter().enumerate() {
+        // The two ends hear of it at different times, and transfers are under way. Before the old key goes, handshakes
+        // that know no other have come to an end: so much time an overlap gives.
+        while index == 12
+            && let Some(result) = tasks.join_next().await
+        {
+            result.unwrap().unwrap();
+        }
+        match index {
+            4 => far.set(both()),
+            8 => near.set(both()),
+            12 => near.set(Keyring::new(key(2), None)),
+            16 => far.set(Keyring::new(key(2), None)),
+            _ => {}
+        }
+        let (engine, mut take) = (engine.clone(), take.clone());
+        take.holder = uploader.local_addr();
+        tasks.spawn(async move { engine.take(take, |_| ()).await });
+        if index % 4 == 3 {
+            // One of four, so that three may still be under way when keys change.
+            tasks.join_next().await.unwrap().unwrap().unwrap();
+        }
+    }
+    while let Some(result) = tasks.join_next().await {
+        result.unwrap().unwrap();
+    }
+    for ((_, io), bytes) in takes.iter().zip(&segments) {
+        assert!(io.take() == *bytes);
+    }
+    let (mut take, _) = takes[0].clone();
+    take.holder = uploader.local_addr();
+    let late = Engine::start(Some(with_key(1, Mode::Encrypted))).unwrap();
+    let error = late.take(take, |_| ()).await.unwrap_err();
+    assert!(
+        matches!(
+            error,
+            TakeError::Link {
+                source: LinkError::UnknownKey,
+                ..
+            }
+        ),
+        "{error}"
+    );
 }
 
 /// Other processes of the node reach the forwarder too.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Prk, Salt};
 use thiserror::Error;
-use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+use zeroize::{Zeroize as _, Zeroizing};
 
 /// Length of a secret and of every key derived from it, in bytes.
 const KEY_BYTES: usize = 32;
@@ -81,9 +81,7 @@ pub enum KeyError {
 }
 
 /// One secret, as the keys derived from it; the secret itself is not kept. Wiped from memory when dropped.
-#[derive(ZeroizeOnDrop)]
 pub struct Key {
-    #[zeroize(skip)]
     id: KeyId,
     peer_link: [u8; KEY_BYTES],
     coordination: [u8; KEY_BYTES],
@@ -131,6 +129,14 @@ impl Key {
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Key").field(&self.id.to_string()).finish()
+    }
+}
+
+impl Drop for Key {
+    fn drop(&mut self) {
+        self.peer_link.zeroize();
+        self.coordination.zeroize();
+        self.announcement.zeroize();
     }
 }
 

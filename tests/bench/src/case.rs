@@ -137,7 +137,7 @@ pub const CASES: &[Case] = &[
         link: None,
         hub: None,
         egress: None,
-        peers: &[Team::Libtorrent, Team::Nginx],
+        peers: &[Team::InClear, Team::Libtorrent, Team::Nginx],
         slower: 1,
         hashed: true,
     },

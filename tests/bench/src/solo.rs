@@ -22,7 +22,7 @@ pub fn restart(team: Team, field: &Field<'_>) -> Result<Sample> {
     players.hub.clear();
     let began = Instant::now();
     let before = machine_cpu_seconds()?;
-    let mut agent = start_agent(field, 0)?;
+    let mut agent = start_agent(team, field, 0)?;
     agent.tell(&field.directory.join("objects.json").display().to_string())?;
     agent.until_says("Ready", Duration::from_mins(2))?;
     let seconds = began.elapsed().as_secs_f64();

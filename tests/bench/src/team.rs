@@ -1,10 +1,13 @@
 //! The programs that do the work: ours, and the best of the others with what they need.
 
 use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use sha2::{Digest as _, Sha256};
 
 use crate::case::{Case, Work};
 use crate::command::{inside, run};
@@ -31,6 +34,8 @@ pub enum Team {
     Ours,
     /// The same with one file of the same size.
     OneFile,
+    /// The same as ours, but what nodes give each other is not encrypted.
+    InClear,
     /// libtorrent, a seed at the origin.
     Libtorrent,
     /// The same, the seed super-seeding.
@@ -48,6 +53,7 @@ impl Team {
         match self {
             Self::Ours => "modelcache",
             Self::OneFile => "modelcache, one file",
+            Self::InClear => "modelcache, not encrypted",
             Self::Libtorrent => "libtorrent",
             Self::LibtorrentSuper => "libtorrent, super-seeding",
             Self::Aria2 => "aria2",
@@ -58,7 +64,7 @@ impl Team {
     /// Whether it proves each file by SHA-256 by itself.
     #[must_use]
     pub fn hashes(self) -> bool {
-        matches!(self, Self::Ours | Self::OneFile)
+        matches!(self, Self::Ours | Self::OneFile | Self::InClear)
     }
 }
 
@@ -127,7 +133,7 @@ impl Players {
             fs::create_dir_all(field.home(number))?;
         }
         match team {
-            Team::Ours | Team::OneFile => ours(team, field),
+            Team::Ours | Team::OneFile | Team::InClear => ours(team, field),
             Team::Libtorrent | Team::LibtorrentSuper => libtorrent(team, field),
             Team::Aria2 => aria2(team, field),
             Team::Nginx => nginx(team, field),
@@ -138,7 +144,7 @@ impl Players {
     pub fn go(&mut self, field: &Field<'_>, number: u8) -> Result<()> {
         let at = usize::from(number);
         match self.team {
-            Team::Ours | Team::OneFile => {
+            Team::Ours | Team::OneFile | Team::InClear => {
                 if !std::mem::replace(&mut self.coordinator_told, true) {
                     self.control
                         .first_mut()
@@ -196,7 +202,9 @@ impl Players {
 fn ours(team: Team, field: &Field<'_>) -> Result<Players> {
     let began = Instant::now();
     let program = field.program("modelcache-bench-coordinator");
+    let key = key_file(field)?.display().to_string();
     let mut words = vec![program, "--listen".to_owned(), "0.0.0.0:9489".to_owned()];
+    words.extend(["--key".to_owned(), key]);
     if let Some(fetches) = field.fetches {
         words.extend(["--fetches".to_owned(), fetches.to_string()]);
     }
@@ -220,7 +228,7 @@ fn ours(team: Team, field: &Field<'_>) -> Result<Players> {
     };
     for number in 0..field.case.hosts() {
         let root = field.home(number);
-        players.nodes.push(Some(start_agent(field, number)?));
+        players.nodes.push(Some(start_agent(team, field, number)?));
         let published = root.join("models/bench/model");
         players.data.push(published.join("files"));
         players.marks.push(published);
@@ -240,7 +248,7 @@ fn ours(team: Team, field: &Field<'_>) -> Result<Players> {
 }
 
 /// Starts a node's agent.
-pub fn start_agent(field: &Field<'_>, number: u8) -> Result<Process> {
+pub fn start_agent(team: Team, field: &Field<'_>, number: u8) -> Result<Process> {
     let host = Host::Node(number);
     let root = field.home(number);
     let token = field.directory.join(format!("{}.token", host.name()));
@@ -261,8 +269,32 @@ pub fn start_agent(field: &Field<'_>, number: u8) -> Result<Process> {
             "ws://10.91.0.3:9489/v1/coordinate",
             "--token-file",
             &token.display().to_string(),
+            "--key",
+            &key_file(field)?.display().to_string(),
+            "--peer-links",
+            if team == Team::InClear {
+                "authenticated"
+            } else {
+                "encrypted"
+            },
         ],
     )
+}
+
+/// The secret that the agents and the coordinator share; made when it is absent.
+fn key_file(field: &Field<'_>) -> Result<PathBuf> {
+    let path = field.directory.join("key");
+    if !path.exists() {
+        let mut options = fs::OpenOptions::new();
+        let mut file = options
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)?;
+        // Nobody but the laboratory's own hosts reaches its networks.
+        file.write_all(hex::encode(Sha256::digest("laboratory")).as_bytes())?;
+    }
+    Ok(path)
 }
 
 /// The stand-in hub with the model; gives its commit too.

@@ -61,6 +61,7 @@ pub(crate) mod memory {
         pub(crate) bytes: Mutex<Vec<u8>>,
         pub(crate) checked: Mutex<Vec<(u64, u64)>>,
         pub(crate) full: bool,
+        pub(crate) waits: bool,
     }
 
     impl MemoryIo {
@@ -73,6 +74,15 @@ pub(crate) mod memory {
                 bytes: Mutex::new(bytes),
                 checked: Mutex::default(),
                 full: false,
+                waits: false,
+            }
+        }
+
+        /// A disk that every reader has to wait for.
+        pub(crate) fn waiting(bytes: Vec<u8>) -> Self {
+            Self {
+                waits: true,
+                ..Self::holding(bytes)
             }
         }
 
@@ -121,6 +131,13 @@ pub(crate) mod memory {
             let offset = usize::try_from(offset).unwrap();
             buffer.copy_from_slice(&self.bytes.lock().unwrap()[offset..offset + buffer.len()]);
             Ok(())
+        }
+
+        fn read_now(&self, offset: u64, buffer: &mut [u8]) -> bool {
+            if self.waits {
+                buffer.fill(0xff);
+            }
+            !self.waits && self.read_at(offset, buffer).is_ok()
         }
 
         fn checked(&self, offset: u64, data: &[u8]) {

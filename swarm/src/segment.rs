@@ -150,7 +150,7 @@ impl<'de> Deserialize<'de> for PieceHashes {
 
 /// Where the bytes of one segment lie on disk while they arrive and while they are served.
 ///
-/// Offsets count from the start of the segment. All calls block; they are safe to make from several threads at once.
+/// Offsets count from the start of the segment. Calls block unless they say otherwise; they are safe to make from several threads at once.
 pub trait SegmentIo: Send + Sync + 'static {
     /// Length of the segment in bytes.
     fn size(&self) -> u64;
@@ -160,6 +160,13 @@ pub trait SegmentIo: Send + Sync + 'static {
 
     /// Fills `buffer` from `offset`; all of it or an error.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
+
+    /// Fills `buffer` from `offset` if all of it can be had without waiting for a disk. The one call here that never
+    /// blocks. After `false` the buffer's content means nothing, and [`SegmentIo::read_at`] is to be asked.
+    fn read_now(&self, offset: u64, buffer: &mut [u8]) -> bool {
+        let _ = (offset, buffer);
+        false
+    }
 
     /// Tells that `data`, already written at `offset`, is what its sender meant to send (its piece hash matched, or it
     /// came over TLS from the origin), while it is still in memory: the moment to hash it towards the blob's own hash.

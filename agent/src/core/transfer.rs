@@ -203,10 +203,8 @@ impl Transfer {
     async fn held(&self) -> Result<Held, Failure> {
         let index = self.segment.index;
         let store = self.store.clone();
-        let held = blocking(move || store.held()).await?;
-        held.into_iter()
-            .find(|held| held.segment == index)
-            .ok_or_else(|| Failure::chance("the segment was thrown away meanwhile"))
+        let held = blocking(move || store.held_segment(index)).await?;
+        held.ok_or_else(thrown_away)
     }
 
     async fn commit(&self, pieces: PieceHashes) -> Result<Held, Failure> {
@@ -216,8 +214,11 @@ impl Transfer {
             Order::Take { .. } => Source::Peer,
         };
         let store = self.store.clone();
-        blocking(move || store.commit(index, pieces, from)).await??;
-        self.held().await
+        let held = blocking(move || {
+            store.commit(index, pieces, from)?;
+            Ok::<_, StoreError>(store.held_segment(index))
+        });
+        held.await??.ok_or_else(thrown_away)
     }
 
     fn count(&self, held: bool) {
@@ -239,6 +240,10 @@ impl Transfer {
 enum Brought {
     Pieces(PieceHashes, Arc<dyn SegmentIo>),
     Adopted(Held),
+}
+
+fn thrown_away() -> Failure {
+    Failure::chance("the segment was thrown away meanwhile")
 }
 
 async fn blocking<T: Send + 'static>(

@@ -25,7 +25,7 @@ use tracing::{debug, warn};
 
 use super::CONNECT_TIMEOUT;
 use super::storage::BLOCK_BYTES;
-use super::uploader::acknowledge_at_once;
+use super::uploader::Connection as _;
 use super::wire::{self, HANDSHAKE_BYTES};
 use crate::link::{Link, LinkError, Security};
 
@@ -143,7 +143,7 @@ async fn pass(mut near: TcpStream, peer_id: [u8; 20], ready: &Ready) -> io::Resu
     timeout(HANDSHAKE_TIMEOUT, near.read_exact(&mut hello))
         .await
         .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-    acknowledge_at_once(&near);
+    near.acknowledge_at_once();
     let stranger = || io::Error::from(io::ErrorKind::PermissionDenied);
     let info_hash = wire::parse_handshake(&hello).map_err(|_| stranger())?;
     let (said, id) = hello.split_at(HANDSHAKE_BYTES - peer_id.len());
@@ -179,7 +179,8 @@ async fn pass(mut near: TcpStream, peer_id: [u8; 20], ready: &Ready) -> io::Resu
                 return Ok(());
             }
             if passed.load(Ordering::Relaxed) < BLOCK_BYTES as u64 {
-                acknowledge_at_once(from_near.as_ref());
+                let socket: &TcpStream = from_near.as_ref();
+                socket.acknowledge_at_once();
             }
             to_far.write_all(&buffer[..len]).await?;
             to_far.flush().await?;

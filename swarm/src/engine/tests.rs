@@ -195,6 +195,26 @@ async fn segments_of_many_shapes_arrive_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_disk_is_waited_for() {
+    let engine = Engine::start().unwrap();
+    let bytes = content(1_000_003, 1);
+    let (mut take, io) = request(0, &bytes, PIECE, NOWHERE.parse().unwrap());
+    let served = Served {
+        len: take.len,
+        piece_bytes: take.piece_bytes,
+        io: Arc::new(MemoryIo::waiting(bytes.clone())),
+    };
+    let shelf = Shelf(HashMap::from([(hash_of(&take), served)]));
+    let addr = "127.0.0.1:0".parse().unwrap();
+    let uploader = Uploader::bind(addr, Arc::new(shelf), Arc::new(|_, _| ()))
+        .await
+        .unwrap();
+    take.holder = uploader.local_addr();
+    engine.take(take, |_| ()).await.unwrap();
+    assert!(io.take() == bytes);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn many_at_once() {
     let engine = Engine::start(Some(members(Mode::Encrypted))).unwrap();
     let segments: Vec<_> = (0..64)

@@ -5,6 +5,8 @@ use thiserror::Error;
 
 /// Length of a handshake in bytes.
 pub(super) const HANDSHAKE_BYTES: usize = 68;
+/// Length of what stands before the bytes of a block.
+pub(super) const PIECE_HEADER_BYTES: usize = 13;
 /// Longest block that may be asked for at once.
 pub(super) const MAX_BLOCK_BYTES: u32 = 128 << 10;
 /// Longest message that is taken in; those we know are far shorter, foreign extended handshakes stay below it.
@@ -139,8 +141,8 @@ pub(super) fn locate(
 }
 
 /// What stands before the bytes of a block.
-pub(super) fn piece_header(request: Request) -> [u8; 13] {
-    let mut header = [0; 13];
+pub(super) fn piece_header(request: Request) -> [u8; PIECE_HEADER_BYTES] {
+    let mut header = [0; PIECE_HEADER_BYTES];
     // Nine bytes of header count into the length; a request is never longer than MAX_BLOCK_BYTES.
     header[..4].copy_from_slice(&(request.len + 9).to_be_bytes());
     header[4] = PIECE;

@@ -2,9 +2,11 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::{Arc, Mutex};
+
+use rustix::io::{ReadWriteFlags, preadv2};
 
 use super::layout::Layout;
 use super::ranges::Ranges;
@@ -14,6 +16,9 @@ use crate::verify::Prefix;
 
 /// Files open at a time, however many a snapshot has.
 const OPEN_FILES: usize = 64;
+
+/// What statfs(2) calls the file system in memory.
+const TMPFS: u64 = 0x0102_1994;
 
 /// One content, shared by all snapshots that have it.
 pub(super) struct Blob {
@@ -56,6 +61,13 @@ impl Blob {
         state.verified || state.durable.covers(start, end)
     }
 
+    /// The same without waiting: false also when somebody is changing what is known of the blob.
+    pub(super) fn covers_now(&self, start: u64, end: u64) -> bool {
+        self.state
+            .try_lock()
+            .is_ok_and(|state| state.verified || state.durable.covers(start, end))
+    }
+
     /// What of `start..end` is not durable here.
     pub(super) fn gaps(&self, start: u64, end: u64) -> Vec<(u64, u64)> {
         let state = locked(&self.state);
@@ -89,6 +101,8 @@ impl Blob {
 /// Opens the files of blobs, and keeps the latest few open.
 pub(super) struct Files {
     layout: Layout,
+    /// The cache lies in memory, so that no read waits for a disk.
+    in_memory: bool,
     open: Mutex<Cache>,
     /// Whether `partial/` has entries that were not synced.
     new_partials: Mutex<bool>,
@@ -124,6 +138,8 @@ impl Cache {
 impl Files {
     pub(super) fn new(layout: Layout) -> Self {
         Self {
+            in_memory: rustix::fs::statfs(layout.root())
+                .is_ok_and(|filesystem| u64::try_from(filesystem.f_type) == Ok(TMPFS)),
             layout,
             open: Mutex::default(),
             new_partials: Mutex::new(false),
@@ -166,6 +182,20 @@ impl Files {
     /// Fills `buffer` from `offset` of the blob.
     pub(super) fn read(&self, blob: &Blob, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         self.get(blob, false)?.read_exact_at(buffer, offset)
+    }
+
+    /// Fills `buffer` from `offset` of the blob if its file is open and its bytes are in memory.
+    pub(super) fn read_now(&self, id: &BlobId, offset: u64, buffer: &mut [u8]) -> bool {
+        let Some(file) = locked(&self.open).get(id) else {
+            return false;
+        };
+        if self.in_memory {
+            return file.read_exact_at(buffer, offset).is_ok();
+        }
+        let len = buffer.len();
+        let slices = &mut [IoSliceMut::new(buffer)];
+        // Not all that is there, or a file system that cannot tell: the caller waits for it.
+        preadv2(&*file, slices, offset, ReadWriteFlags::NOWAIT).is_ok_and(|read| read == len)
     }
 
     /// Writes at `offset` of the partial file.

@@ -356,6 +356,20 @@ impl SegmentIo for PlacedSegment {
         Ok(())
     }
 
+    fn read_now(&self, offset: u64, buffer: &mut [u8]) -> bool {
+        let Ok(slices) = self.slices(offset, buffer.len()) else {
+            return false;
+        };
+        slices.iter().all(|slice| {
+            let end = slice.offset + (slice.to - slice.from) as u64;
+            let bytes = buffer.get_mut(slice.from..slice.to).unwrap_or_default();
+            slice.part.blob.covers_now(slice.offset, end)
+                && self
+                    .files
+                    .read_now(&slice.part.blob.id, slice.offset, bytes)
+        })
+    }
+
     fn checked(&self, offset: u64, data: &[u8]) {
         // What cannot be hashed now is read again later.
         let _ = self.claimed(offset, data, |claim, part, offset, bytes| {

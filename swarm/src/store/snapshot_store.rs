@@ -82,6 +82,14 @@ impl Shared {
         self.blobs_of(segment).all(|blob| blob.is_verified())
     }
 
+    fn held(&self, segment: &Segment, pieces: &PieceHashes) -> Option<Held> {
+        self.covers(segment).then(|| Held {
+            segment: segment.index,
+            pieces: pieces.clone(),
+            verified: self.is_verified(segment),
+        })
+    }
+
     pub(super) fn segment(&self, index: u32) -> Result<&Segment, StoreError> {
         self.segments
             .get(index as usize)
@@ -198,15 +206,16 @@ impl SnapshotStore {
         let state = locked(&self.0.state);
         let known = self.0.segments.iter().zip(&state.pieces);
         known
-            .filter_map(|(segment, pieces)| {
-                let pieces = pieces.clone()?;
-                self.0.covers(segment).then(|| Held {
-                    segment: segment.index,
-                    pieces,
-                    verified: self.0.is_verified(segment),
-                })
-            })
+            .filter_map(|(segment, pieces)| self.0.held(segment, pieces.as_ref()?))
             .collect()
+    }
+
+    /// One of those that [`SnapshotStore::held`] lists.
+    #[must_use]
+    pub fn held_segment(&self, segment: u32) -> Option<Held> {
+        let state = locked(&self.0.state);
+        let pieces = state.pieces.get(segment as usize)?.as_ref()?;
+        self.0.held(self.0.segments.get(segment as usize)?, pieces)
     }
 
     /// Whether a segment is among those that [`SnapshotStore::held`] lists.

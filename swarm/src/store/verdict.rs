@@ -11,8 +11,8 @@ use super::snapshot_store::{MANY_FILES, SnapshotStore};
 use super::{Inner, disk, locked};
 use crate::segment::BlobId;
 
-/// Bytes read at once when a blob is hashed from disk.
-const CHUNK: usize = 1 << 20;
+/// Bytes read at once when a blob is hashed from disk: they are still in the processor's cache when they are hashed.
+const CHUNK: usize = 256 << 10;
 
 /// What [`SnapshotStore::verify`] found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,11 +40,12 @@ impl SnapshotStore {
         let _turn = locked(&self.0.verifying);
         let mut right = Vec::new();
         let mut wrong = Vec::new();
+        let mut buffer = Vec::new();
         for blob in self.0.blobs.values() {
             if blob.is_verified() {
                 continue;
             }
-            let Some(found) = self.hash(blob)? else {
+            let Some(found) = self.hash(blob, &mut buffer)? else {
                 continue;
             };
             if found == blob.id {
@@ -60,15 +61,10 @@ impl SnapshotStore {
         Ok(self.report())
     }
 
-    /// Goes on hashing a blob from disk. Its real name when it is complete.
-    fn hash(&self, blob: &Blob) -> Result<Option<BlobId>, StoreError> {
-        let mut buffer = Vec::new();
+    /// Goes on hashing a blob from disk, by way of `buffer`. Its real name when it is complete.
+    fn hash(&self, blob: &Blob, buffer: &mut Vec<u8>) -> Result<Option<BlobId>, StoreError> {
         loop {
-            // Read and hashed without the lock: writers that go on with this blob must not wait.
-            let (mut copy, start) = {
-                let prefix = locked(&blob.prefix);
-                (prefix.detach(), prefix.position())
-            };
+            let start = locked(&blob.prefix).position();
             if start == blob.size {
                 let whole = blob.covers(0, blob.size);
                 return Ok(if whole {
@@ -81,10 +77,15 @@ impl SnapshotStore {
             if end <= start {
                 return Ok(None);
             }
+            // Read and hashed without the lock: writers that go on with this blob must not wait.
+            let mut copy = locked(&blob.prefix).detach();
+            if copy.position() != start {
+                continue;
+            }
             let len = usize::try_from(end - start).map_or(CHUNK, |left| left.min(CHUNK));
             buffer.resize(len, 0);
-            match self.0.store.files.read(blob, start, &mut buffer) {
-                Ok(()) => copy.update(&buffer),
+            match self.0.store.files.read(blob, start, buffer) {
+                Ok(()) => copy.update(buffer),
                 // Another snapshot's verification was faster.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
                 Err(error) => {

@@ -36,6 +36,11 @@ pub(crate) struct Detached {
 }
 
 impl Detached {
+    /// Number of bytes hashed so far.
+    pub(crate) fn position(&self) -> u64 {
+        self.position
+    }
+
     /// Hashes the next bytes.
     pub(crate) fn update(&mut self, data: &[u8]) {
         self.hasher.update(data);

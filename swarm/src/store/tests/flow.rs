@@ -6,7 +6,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 
 use super::power::{World, within};
-use super::{Catalogue, audit_held, bytes, fill_with, model, odd_files, open, pieces};
+use super::{
+    Catalogue, audit_held, bytes, fast_directory, fill_with, model, odd_files, open, pieces,
+};
 use crate::segment::BlobId;
 use crate::snapshot::Snapshot;
 use crate::store::disk::Step;
@@ -162,6 +164,37 @@ fn what_an_abandoned_writer_fed_does_not_count() {
     catalogue.finish(&one, &model("m")).unwrap();
     catalogue.audit(root.path());
     assert!(one.reader(0).unwrap().write_at(0, b"x").is_err());
+}
+
+#[test]
+fn what_is_in_memory_is_read_without_waiting() {
+    for root in [fast_directory(), tempfile::tempdir().unwrap()] {
+        let mut catalogue = Catalogue::default();
+        let snapshot = large(&mut catalogue);
+        let (store, one) = open(root.path(), &snapshot);
+        one.reserve().unwrap();
+        catalogue.fill(&one, 1, Source::Peer).unwrap();
+        assert_eq!(one.held_segment(0), None);
+        assert_eq!(one.held_segment(99), None);
+        let reader = one.reader(1).unwrap();
+        let mut data = vec![0; 1000];
+        // On a disk it depends on the kernel, which may have thrown the page out.
+        if reader.read_now(24, &mut data) {
+            assert!(data == bytes(1, 5000)[1048..2048]);
+        } else {
+            assert!(!root.path().starts_with("/dev/shm"));
+        }
+        assert!(!reader.read_now(25, &mut data), "beyond the end");
+        drop((store, one));
+
+        let (_store, one) = open(root.path(), &snapshot);
+        let reader = one.reader(1).unwrap();
+        assert!(!reader.read_now(24, &mut data), "its file is not open yet");
+        reader.read_at(24, &mut data).unwrap();
+        assert!(data == bytes(1, 5000)[1048..2048]);
+        assert_eq!(one.discard(&[1]).unwrap(), [1]);
+        assert!(!reader.read_now(24, &mut data), "it was thrown away");
+    }
 }
 
 #[test]

@@ -281,6 +281,11 @@ fn audit_held(store: &SnapshotStore) {
         let mut data = vec![0; usize::try_from(reader.size()).unwrap()];
         reader.read_at(0, &mut data).unwrap();
         assert_eq!(pieces(&data), held.pieces, "segment {}", held.segment);
+        let mut again = vec![0; data.len()];
+        assert!(!reader.read_now(0, &mut again) || again == data);
+        // Others may have verified it meanwhile.
+        let alone = store.held_segment(held.segment).unwrap();
+        assert_eq!((alone.segment, alone.pieces), (held.segment, held.pieces));
     }
 }
 

@@ -39,8 +39,10 @@ impl CoordinatorMetrics {
     /// Registers all of them; `registry` already carries the prefix `modelcache_operator`.
     pub fn register(&self, registry: &mut Registry) {
         // There from the start, so that a rate can be taken of the first one too.
-        self.handshakes
-            .get_or_create(&Handshake { result: link::OK });
+        drop(
+            self.handshakes
+                .get_or_create(&Handshake { result: link::OK }),
+        );
         // The library adds the full stop to each help text.
         registry.register(
             "connected_agents",

@@ -196,7 +196,7 @@ async fn segments_of_many_shapes_arrive_whole() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_is_waited_for() {
-    let engine = Engine::start().unwrap();
+    let engine = Engine::start(Some(members(Mode::Encrypted))).unwrap();
     let bytes = content(1_000_003, 1);
     let (mut take, io) = request(0, &bytes, PIECE, NOWHERE.parse().unwrap());
     let served = Served {
@@ -206,7 +206,8 @@ async fn a_disk_is_waited_for() {
     };
     let shelf = Shelf(HashMap::from([(hash_of(&take), served)]));
     let addr = "127.0.0.1:0".parse().unwrap();
-    let uploader = Uploader::bind(addr, Arc::new(shelf), Arc::new(|_, _| ()))
+    let security = Some(members(Mode::Encrypted));
+    let uploader = Uploader::bind(addr, security, Arc::new(shelf), Arc::new(|_, _| ()))
         .await
         .unwrap();
     take.holder = uploader.local_addr();
@@ -549,7 +550,7 @@ async fn no_transfer_is_dropped_while_keys_change() {
     let (uploader, _) = holder_with(giver, &claimed).await;
     let engine = Engine::start(Some(taker)).unwrap();
     let both = || Keyring::new(key(2), Some(key(1)));
-    let mut tasks = tokio::task::JoinSet::new();
+    let mut tasks = tokio::task::JoinSet::<Result<(), TakeError>>::new();
     for (index, (take, _)) in takes.iter().enumerate() {
         // The two ends hear of it at different times, and transfers are under way. Before the old key goes, handshakes
         // that know no other have come to an end: so much time an overlap gives.

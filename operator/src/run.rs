@@ -85,6 +85,8 @@ pub enum RunError {
 }
 
 /// Runs until SIGTERM or SIGINT.
+// One part after the other, none of which is used elsewhere.
+#[allow(clippy::too_many_lines)]
 pub async fn run(args: RunArgs) -> Result<(), RunError> {
     // Without `..`: an option that nothing uses does not compile.
     let RunArgs {

@@ -58,8 +58,9 @@ impl Api {
         };
         assert_eq!(parts.uri.path(), expected);
         let exists = parts.method == Method::POST && state.secret.is_some();
-        let stale = parts.method == Method::PUT && secret["metadata"]["resourceVersion"] != version;
-        if exists || stale || state.raced {
+        let outdated =
+            parts.method == Method::PUT && secret["metadata"]["resourceVersion"] != version;
+        if exists || outdated || state.raced {
             return failure(StatusCode::CONFLICT, "Conflict");
         }
         state.version += 1;

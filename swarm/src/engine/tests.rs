@@ -536,7 +536,7 @@ async fn no_transfer_is_dropped_while_keys_change() {
         let security = Security::new(keys, Purpose::PeerLink, Mode::Encrypted);
         (setter, security)
     };
-    let ((near, taker), (far, giver)) = (security(), security());
+    let ((near, receiver), (far, sender)) = (security(), security());
     let segments: Vec<_> = (0..20).map(|index| content(300_000, index)).collect();
     let takes: Vec<_> = (0..)
         .zip(&segments)
@@ -547,8 +547,8 @@ async fn no_transfer_is_dropped_while_keys_change() {
         .zip(&segments)
         .map(|((take, _), bytes)| (take, bytes.clone()))
         .collect();
-    let (uploader, _) = holder_with(giver, &claimed).await;
-    let engine = Engine::start(Some(taker)).unwrap();
+    let (uploader, _) = holder_with(sender, &claimed).await;
+    let engine = Engine::start(Some(receiver)).unwrap();
     let both = || Keyring::new(key(2), Some(key(1)));
     let mut tasks = tokio::task::JoinSet::<Result<(), TakeError>>::new();
     for (index, (take, _)) in takes.iter().enumerate() {

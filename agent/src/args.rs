@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use modelcache_swarm::link::Mode;
 
 /// Fills this node's model cache and shares it with the other nodes of the cluster.
 ///
@@ -101,6 +102,23 @@ pub struct RunArgs {
         default_value = "/var/run/secrets/modelcache/token"
     )]
     pub token_file: PathBuf,
+    /// The cluster's secret: the directory where the Secret is mounted (files 'current' and, for a while, 'previous'), or
+    /// a file with one key that only the agent's user may read. Changes are followed.
+    #[arg(
+        long,
+        env = "MODELCACHE_KEY",
+        value_name = "PATH",
+        default_value = "/var/run/secrets/modelcache-key"
+    )]
+    pub key: PathBuf,
+    /// How bytes travel between nodes. Members always prove to each other that they have the cluster's secret.
+    #[arg(
+        long,
+        env = "MODELCACHE_PEER_LINKS",
+        value_enum,
+        default_value_t = PeerLinks::Encrypted
+    )]
+    pub peer_links: PeerLinks,
     /// Port on which other nodes take segments from this one.
     #[arg(long, env = "MODELCACHE_PEER_PORT", default_value_t = 9492)]
     pub peer_port: u16,
@@ -111,6 +129,24 @@ pub struct RunArgs {
         default_value = "0.0.0.0:9491"
     )]
     pub metrics_listen: SocketAddr,
+}
+
+/// How bytes travel between nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PeerLinks {
+    /// Encrypted; whoever asks for less is refused.
+    Encrypted,
+    /// As they are, after both ends have proved to be members: for networks in which nobody can listen or interfere.
+    Authenticated,
+}
+
+impl From<PeerLinks> for Mode {
+    fn from(links: PeerLinks) -> Self {
+        match links {
+            PeerLinks::Encrypted => Self::Encrypted,
+            PeerLinks::Authenticated => Self::Authenticated,
+        }
+    }
 }
 
 /// The coordinator's address with its path.

@@ -1,4 +1,4 @@
-//! The connection to the operator's coordinator: one WebSocket, opened again for ever.
+//! The connection to the operator's coordinator: one WebSocket over an encrypted link, opened again for ever.
 //!
 //! The coordinator keeps nothing across connections. So after each [`LinkEvent::Connected`] the owner says
 //! `AgentMessage::Track` for every snapshot it has, and what is sent while there is no connection is dropped.
@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use futures_util::{FutureExt, Sink, SinkExt, Stream, StreamExt};
 use modelcache_swarm::coordination::{AgentMessage, CoordinatorMessage, MAX_FRAME_BYTES, PROTOCOL};
+use modelcache_swarm::link::{self, Security};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -53,6 +54,8 @@ pub struct LinkConfig {
     pub node: String,
     /// Where other agents reach this agent's uploader.
     pub peer_address: SocketAddr,
+    /// How this agent and the coordinator know each other.
+    pub security: Security,
 }
 
 /// What the link tells its owner. `Connected` and `Disconnected` alternate.
@@ -103,6 +106,8 @@ enum LinkError {
     Url(String),
     #[error("the coordinator at {0} cannot be reached: {1}")]
     Connect(String, std::io::Error),
+    #[error("the coordinator at {0} is reached, but there is no link: {1}")]
+    Handshake(String, link::LinkError),
     #[error("the coordinator did not answer within {} seconds", CONNECT_TIMEOUT.as_secs())]
     Slow,
     #[error("the coordinator refused the connection with {0}: {1}")]
@@ -193,7 +198,7 @@ impl Link {
     }
 
     /// Opens a connection and says hello.
-    async fn connect(&self) -> Result<WebSocketStream<TcpStream>, LinkError> {
+    async fn connect(&self) -> Result<WebSocketStream<link::Link<TcpStream>>, LinkError> {
         let attempt = async {
             let url = || LinkError::Url(self.config.url.clone());
             let mut request = self
@@ -218,7 +223,14 @@ impl Link {
                 .map_err(|error| LinkError::Connect(address.clone(), error))?;
             stream
                 .set_nodelay(true)
-                .map_err(|error| LinkError::Connect(address, error))?;
+                .map_err(|error| LinkError::Connect(address.clone(), error))?;
+            let stream = self
+                .config
+                .security
+                .dial(stream)
+                .await
+                .map_err(|error| LinkError::Handshake(address, error))?;
+            tracing::debug!(key = %stream.key_id(), "linked with the coordinator");
             self.greet(request, stream).await
         };
         timeout(CONNECT_TIMEOUT, attempt)
@@ -226,7 +238,7 @@ impl Link {
             .map_err(|_| LinkError::Slow)?
     }
 
-    /// Makes a WebSocket of a stream, which may be any, for instance an encrypted one.
+    /// Makes a WebSocket of a stream.
     async fn greet<S>(
         &self,
         request: tungstenite::handshake::client::Request,

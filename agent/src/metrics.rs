@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use modelcache_crds::model_cache_node::Phase;
+use modelcache_swarm::link::{OnHandshake, Side};
+use modelcache_swarm::secret::Purpose;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -57,6 +59,17 @@ pub enum Outcome {
     failed,
 }
 
+/// Labels of handshakes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Handshake {
+    /// Whom with: a peer or the coordinator.
+    with: &'static str,
+    /// Which end opened the connection.
+    side: &'static str,
+    /// How it ended: `ok`, or why there is no link.
+    result: &'static str,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Build {
     version: &'static str,
@@ -80,6 +93,7 @@ pub struct Metrics {
     pub status_writes: Counter,
     /// Writes of the own status that failed.
     pub status_write_errors: Counter,
+    handshakes: Family<Handshake, Counter>,
     connected: Gauge,
     disk_size: Gauge,
     disk_free: Gauge,
@@ -92,6 +106,8 @@ pub struct Metrics {
 
 impl Metrics {
     /// All at zero.
+    // One metric after the other.
+    #[allow(clippy::too_many_lines)]
     #[must_use]
     pub fn new() -> Self {
         let build = Family::<Build, Gauge>::default();
@@ -109,6 +125,7 @@ impl Metrics {
             verify_failures: Counter::default(),
             status_writes: Counter::default(),
             status_write_errors: Counter::default(),
+            handshakes: Family::default(),
             connected: Gauge::default(),
             disk_size: Gauge::default(),
             disk_free: Gauge::default(),
@@ -160,6 +177,11 @@ impl Metrics {
             metrics.status_write_errors.clone(),
         );
         registry.register(
+            "link_handshakes",
+            "Handshakes of encrypted or authenticated connections that ended, by whom with, which side and how: ok, or why there is no connection",
+            metrics.handshakes.clone(),
+        );
+        registry.register(
             "coordinator_connected",
             "Whether the agent has a connection to the coordinator (1) or not (0)",
             metrics.connected.clone(),
@@ -190,6 +212,24 @@ impl Metrics {
             metrics.held.clone(),
         );
         metrics
+    }
+
+    /// Counts the handshakes of one kind of link.
+    #[must_use]
+    pub fn count_handshakes(&self, purpose: Purpose) -> OnHandshake {
+        let handshakes = self.handshakes.clone();
+        let with = match purpose {
+            Purpose::Coordination => "coordinator",
+            Purpose::PeerLink | Purpose::Announcement => "peer",
+        };
+        Arc::new(move |side, result| {
+            let side = match side {
+                Side::Dialed => "dialed",
+                Side::Accepted => "accepted",
+            };
+            let labels = Handshake { with, side, result };
+            handshakes.get_or_create(&labels).inc();
+        })
     }
 
     /// Sets the gauges that say how the node stands.

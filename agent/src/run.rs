@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use modelcache_swarm::link::{Mode, Security};
+use modelcache_swarm::secret::{Keys, Purpose, SecretError};
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -29,6 +31,9 @@ pub enum RunError {
     /// The agent's own state cannot be read.
     #[error(transparent)]
     State(#[from] StateFileError),
+    /// The cluster's secret cannot be used.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
     /// There is no way to reach the API server.
     #[error(
         "no configuration for the API server: {0}; run in a pod with a service account, or set KUBECONFIG"
@@ -52,6 +57,8 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         cache_dir,
         coordinator,
         token_file,
+        key,
+        peer_links,
         peer_port,
         metrics_listen,
     } = args;
@@ -73,6 +80,12 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     )
     .await?;
 
+    let keys = Keys::follow(key)?;
+    let security = |purpose, mode| {
+        Security::new(keys.clone(), purpose, mode).counted(metrics.count_handshakes(purpose))
+    };
+    let peers = security(Purpose::PeerLink, peer_links.into());
+    let coordination = security(Purpose::Coordination, Mode::Encrypted);
     let file = intent::state_path(&cache_dir, "intent.json");
     let settings = Settings {
         node: node_name.clone(),
@@ -86,6 +99,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
             peer_port,
         ),
         cache_dir,
+        security: peers,
     };
     let opened = tokio::select! {
         () = stop.cancelled() => return Ok(()),
@@ -116,6 +130,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         token_file,
         node: node_name,
         peer_address: core.peer_address(),
+        security: coordination,
     });
     let following = tokio::spawn(follow.run(stop.clone()));
     let reporting = tokio::spawn(reports.run(stop.clone()));

@@ -23,7 +23,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
         kubectl modelcache status                      everything at a glance\n  \
         kubectl modelcache watch minilm                live, until it is Ready or failed\n  \
         kubectl modelcache wait minilm --timeout 10m   in scripts\n  \
-        kubectl modelcache status minilm -o json       for programs"
+        kubectl modelcache status minilm -o json       for programs\n  \
+        kubectl modelcache rotate-secret               a new key for the cluster"
 )]
 pub(crate) struct Cli {
     /// What to do.
@@ -56,6 +57,23 @@ pub(crate) enum Command {
     Watch(WatchArgs),
     /// Wait without a word until a ModelCache is Ready, failed, or the time is up; the exit code tells which.
     Wait(WaitArgs),
+    /// Ask the operator for a new key, by which agents know each other and the operator.
+    ///
+    /// Sets an annotation on the Secret; the operator follows within seconds. The old key stays valid beside the new one
+    /// for a while (the chart's key.overlap), so that nothing restarts and no transfer is dropped. Asked again within that
+    /// time, the next key comes after it.
+    RotateSecret(RotateArgs),
+}
+
+/// Arguments of `rotate-secret`.
+#[derive(Debug, Args)]
+pub(crate) struct RotateArgs {
+    /// Namespace of the operator.
+    #[arg(short, long, default_value = "modelcache-system")]
+    pub namespace: String,
+    /// Name of the Secret.
+    #[arg(long, value_name = "NAME", default_value = modelcache_crds::names::DEFAULT_KEY_SECRET)]
+    pub secret: String,
 }
 
 /// Arguments of `status`.
@@ -131,6 +149,7 @@ mod tests {
             "status",
             "watch",
             "wait",
+            "rotate-secret",
             "Exit codes",
             "kubectl modelcache watch minilm",
         ] {

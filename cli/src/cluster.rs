@@ -5,13 +5,17 @@ use std::time::Duration;
 
 use futures_util::stream::BoxStream;
 use futures_util::{StreamExt as _, TryStreamExt as _};
-use kube::api::{Api, ListParams};
+use kube::api::{
+    Api, ApiResource, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams,
+};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::DeserializeGuard;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Client, Config, ResourceExt as _};
+use modelcache_crds::names::ROTATE_ANNOTATION;
 use modelcache_crds::{ModelCache, ModelCacheNode};
 use serde::de::DeserializeOwned;
+use serde_json::json;
 use thiserror::Error;
 
 use crate::args::Cluster;
@@ -47,6 +51,18 @@ pub(crate) enum ClusterError {
     List {
         /// What.
         kind: &'static str,
+        /// What happened.
+        message: String,
+    },
+    /// The Secret with the cluster's keys is not there or may not be changed.
+    #[error(
+        "cannot ask for a new key at Secret {namespace}/{name}: {message}; name the operator's namespace with --namespace and the Secret with --secret, and see whether you may patch it"
+    )]
+    Rotate {
+        /// Namespace of the operator.
+        namespace: String,
+        /// Name of the Secret.
+        name: String,
         /// What happened.
         message: String,
     },
@@ -101,6 +117,29 @@ pub(crate) async fn connect(arguments: &Cluster) -> Result<Client, ClusterError>
             .map_err(|error| config_error(&error))?,
     };
     Client::try_from(config).map_err(|error| ClusterError::Client(chain(&error)))
+}
+
+/// Asks the operator for a new key. What the Secret holds is neither read nor sent back.
+pub(crate) async fn ask_for_key(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+) -> Result<(), ClusterError> {
+    let secrets = ApiResource::from_gvk(&GroupVersionKind::gvk("", "v1", "Secret"));
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &secrets);
+    let patch =
+        Patch::Merge(json!({ "metadata": { "annotations": { ROTATE_ANNOTATION: "now" } } }));
+    let params = PatchParams::default();
+    let asked = api.patch_metadata(name, &params, &patch);
+    match tokio::time::timeout(PATIENCE, asked).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(ClusterError::Rotate {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            message: chain(&error),
+        }),
+        Err(_) => Err(ClusterError::Silent),
+    }
 }
 
 /// Everything, now.

@@ -73,6 +73,15 @@ async fn run(cli: &Cli) -> Result<ExitCode, FollowError> {
             }
             Ok(code(end))
         }
+        Command::RotateSecret(arguments) => {
+            let (namespace, secret) = (&arguments.namespace, &arguments.secret);
+            cluster::ask_for_key(&client, namespace, secret).await?;
+            println!(
+                "The operator is asked for a new key in Secret {namespace}/{secret}; see its annotation {}.",
+                modelcache_crds::names::ROTATED_AT_ANNOTATION
+            );
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Wait(arguments) => {
             let follow = Follow {
                 name: Some(&arguments.name),

@@ -28,6 +28,15 @@ pub const CLAIM_ANNOTATION: &str = "modelcache.io/claim";
 /// Annotation on claims that Kubernetes looked at before it knew their volume: the uid of that volume.
 pub const WAKE_ANNOTATION: &str = "modelcache.io/volume-uid";
 
+/// Annotation on the Secret with the cluster's keys: whoever sets it, to any value, asks the operator for a new key.
+pub const ROTATE_ANNOTATION: &str = "modelcache.io/rotate";
+
+/// Annotation on the same Secret: when the operator last made a key, RFC 3339.
+pub const ROTATED_AT_ANNOTATION: &str = "modelcache.io/rotated-at";
+
+/// Name of that Secret unless the chart is told otherwise.
+pub const DEFAULT_KEY_SECRET: &str = "modelcache-key";
+
 /// Field manager of the operator.
 pub const OPERATOR_MANAGER: &str = "modelcache-operator";
 

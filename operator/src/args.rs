@@ -3,9 +3,13 @@
 use std::net::SocketAddr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use jiff::SignedDuration;
 use kube::core::Selector;
 
 use crate::agents::node_selector;
+
+/// Shorter than this no key and no overlap may be: kubelets need as long to bring a changed Secret to their nodes.
+const SHORTEST_KEY: SignedDuration = SignedDuration::from_mins(2);
 
 /// The operator of ModelCache.
 #[derive(Debug, Parser)]
@@ -97,6 +101,32 @@ pub struct RunArgs {
     )]
     pub agent_node_selector: Selector,
 
+    /// Secret in the operator's namespace with the cluster's keys, by which agents know each other and the operator.
+    /// Made when it is absent, never overwritten.
+    #[arg(
+        long,
+        env = "MODELCACHE_KEY_SECRET",
+        value_name = "NAME",
+        default_value = modelcache_crds::names::DEFAULT_KEY_SECRET
+    )]
+    pub key_secret: String,
+
+    /// After what time a key is followed by a new one, for example 720h; absent: only on request, by the annotation
+    /// modelcache.io/rotate on the Secret or `kubectl modelcache rotate-secret`.
+    #[arg(long, env = "MODELCACHE_KEY_ROTATION", value_name = "TIME", value_parser = duration)]
+    pub key_rotation: Option<SignedDuration>,
+
+    /// How long a key stays valid beside the one that follows it: long enough for every kubelet to bring the new one
+    /// (a minute or two), and for you to bring it to machines outside of the cluster.
+    #[arg(
+        long,
+        env = "MODELCACHE_KEY_OVERLAP",
+        value_name = "TIME",
+        default_value = "1h",
+        value_parser = duration
+    )]
+    pub key_overlap: SignedDuration,
+
     /// The operator's namespace: where Secrets with access tokens and the agents' service account are. Absent: that of
     /// the pod it runs in, or of the current context.
     #[arg(long, env = "MODELCACHE_NAMESPACE", value_name = "NAME")]
@@ -141,6 +171,13 @@ fn endpoint(text: &str) -> Result<String, String> {
     }
 }
 
+fn duration(text: &str) -> Result<SignedDuration, String> {
+    match text.parse() {
+        Ok(duration) if duration >= SHORTEST_KEY => Ok(duration),
+        _ => Err("write a time of at least 2 minutes, for example 10m or 720h".to_owned()),
+    }
+}
+
 fn directory(text: &str) -> Result<String, String> {
     let trimmed = text.trim_end_matches('/');
     if trimmed.starts_with('/') {
@@ -177,11 +214,15 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_an_endpoint_or_a_directory_is_refused() {
+    fn what_cannot_be_an_endpoint_a_time_or_a_directory_is_refused() {
         assert_eq!(endpoint("http://hub:8080/").unwrap(), "http://hub:8080");
         for bad in ["", "hub", "ftp://hub", "https://", "https://user@hub"] {
             assert!(endpoint(bad).is_err(), "{bad}");
         }
+        for bad in ["", "5", "119s", "-1h", "1 fortnight"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+        assert_eq!(duration("720h"), Ok(SignedDuration::from_hours(720)));
         assert_eq!(directory("/var/lib/x/").unwrap(), "/var/lib/x");
         for bad in ["", "/", "var"] {
             assert!(directory(bad).is_err(), "{bad}");

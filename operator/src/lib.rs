@@ -3,6 +3,7 @@
 //! * [`reconcile`]: from ModelCaches and Nodes to snapshots, per-node intent, volumes, labels and statuses.
 //! * [`resolve`]: asks the hub what a model is, beside the reconciler.
 //! * [`coordinator`]: tells connected agents what to fetch from the hub and what to take from each other.
+//! * [`keys`]: makes the cluster's secret, and changes it.
 //! * [`agents`]: how the agents are installed, as far as that matters to the plan.
 //! * [`run`]: puts them together; [`args`], [`http`], [`health`] and [`metrics`] face the outside.
 
@@ -12,6 +13,7 @@ pub mod coordinator;
 mod fault;
 pub mod health;
 pub mod http;
+pub mod keys;
 pub mod metrics;
 mod mirror;
 pub mod picture;

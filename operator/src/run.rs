@@ -8,6 +8,8 @@ use std::time::Duration;
 use kube::api::ListParams;
 use kube::{Api, Client};
 use modelcache_crds::{ModelCache, ModelCacheNode, ModelSnapshot};
+use modelcache_swarm::link::{Mode, Security};
+use modelcache_swarm::secret::Purpose;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -18,9 +20,11 @@ use tracing_subscriber::filter::ParseError;
 
 use crate::agents::Agents;
 use crate::args::{LogFormat, RunArgs};
+use crate::coordinator::metrics::Handshake;
 use crate::coordinator::{Coordinator, TokenReviewer, server};
 use crate::health::Health;
 use crate::http;
+use crate::keys::{KeySecret, Policy};
 use crate::metrics::Metrics;
 use crate::reconcile::{self, Context};
 use crate::resolve::LiveHub;
@@ -81,6 +85,8 @@ pub enum RunError {
 }
 
 /// Runs until SIGTERM or SIGINT.
+// One part after the other, none of which is used elsewhere.
+#[allow(clippy::too_many_lines)]
 pub async fn run(args: RunArgs) -> Result<(), RunError> {
     // Without `..`: an option that nothing uses does not compile.
     let RunArgs {
@@ -90,6 +96,9 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         agent_service_account,
         cache_dir,
         agent_node_selector,
+        key_secret,
+        key_rotation,
+        key_overlap,
         namespace,
         log_format,
         log,
@@ -139,16 +148,38 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         &namespace,
         &agent_service_account,
     );
-    let served = server::serve(
-        coordinator.clone(),
-        coordination,
-        Arc::new(reviewer),
-        stop.clone(),
+    let keeper = KeySecret::new(
+        client.clone(),
+        &namespace,
+        key_secret.clone(),
+        Policy {
+            every: key_rotation,
+            overlap: key_overlap,
+        },
     );
-    parts.spawn(async { ("the coordinator", outcome(served.await)) });
+    let (coordinated, stopped) = (coordinator.clone(), stop.clone());
+    parts.spawn(async move {
+        let Some(keys) = keeper.keep(stopped.clone()).await else {
+            return ("the coordinator", "the operator stops".to_owned());
+        };
+        let handshakes = coordinated.metrics().handshakes.clone();
+        let security = Security::new(keys, Purpose::Coordination, Mode::Encrypted).counted(
+            Arc::new(move |_, result| {
+                handshakes.get_or_create(&Handshake { result }).inc();
+            }),
+        );
+        let served = server::serve(
+            coordinated,
+            coordination,
+            security,
+            Arc::new(reviewer),
+            stopped,
+        );
+        ("the coordinator", outcome(served.await))
+    });
     let context = Context {
         hub: Arc::new(LiveHub),
-        secrets: Arc::new(SecretReader::new(client.clone(), &namespace)),
+        secrets: Arc::new(SecretReader::new(client.clone(), &namespace, &key_secret)),
         client,
         default_endpoint: hub_endpoint,
         agents,

@@ -89,6 +89,16 @@ pub enum SecretError {
         /// Key that was asked for.
         key: String,
     },
+    /// It holds the cluster's keys.
+    #[error(
+        "Secret {namespace}/{name} holds the cluster's keys, which are for no hub: name another"
+    )]
+    Reserved {
+        /// Namespace of the operator.
+        namespace: String,
+        /// Name that was asked for.
+        name: String,
+    },
     /// The API server did not give it.
     #[error("Secret {namespace}/{name} cannot be read: {message}")]
     Unreadable {
@@ -111,15 +121,18 @@ pub trait ReadSecret: Send + Sync + 'static {
 pub struct SecretReader {
     api: Api<Secret>,
     namespace: String,
+    reserved: String,
 }
 
 impl SecretReader {
-    /// Reads from `namespace`, the operator's own.
+    /// Reads from `namespace`, the operator's own; never the Secret `reserved`, which holds the cluster's keys: who
+    /// may write a ModelCache must not have them sent to a hub of his choice.
     #[must_use]
-    pub fn new(client: Client, namespace: &str) -> Self {
+    pub fn new(client: Client, namespace: &str, reserved: &str) -> Self {
         Self {
             api: Api::namespaced(client, namespace),
             namespace: namespace.to_owned(),
+            reserved: reserved.to_owned(),
         }
     }
 }
@@ -132,6 +145,12 @@ impl ReadSecret for SecretReader {
                 name: secret.name.clone(),
                 message,
             };
+            if secret.name == self.reserved {
+                return Err(SecretError::Reserved {
+                    namespace: self.namespace.clone(),
+                    name: secret.name.clone(),
+                });
+            }
             let read = self.api.get_opt(&secret.name);
             let object = tokio::time::timeout(READ_TIMEOUT, read)
                 .await
@@ -272,6 +291,16 @@ mod tests {
             assert!(message.contains("\"token\""), "{message}");
             assert!(!message.contains("hf_abc") && !message.contains("two words"));
         }
+    }
+
+    #[tokio::test]
+    async fn the_clusters_keys_are_no_access_token() {
+        let nobody = tower::service_fn(|_: axum::http::Request<kube::client::Body>| async {
+            Err::<axum::http::Response<axum::body::Body>, _>("asked")
+        });
+        let reader = SecretReader::new(Client::new(nobody, "ns"), "ns", "hub");
+        let error = reader.read(&place()).await.unwrap_err();
+        assert!(matches!(error, SecretError::Reserved { .. }), "{error}");
     }
 
     #[test]

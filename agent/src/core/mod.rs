@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use modelcache_swarm::coordination::AgentMessage;
 use modelcache_swarm::engine::{Engine, EngineError, Uploader, UploaderError};
+use modelcache_swarm::link::Security;
 use modelcache_swarm::store::{Space, Store, StoreError};
 use thiserror::Error;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -76,6 +77,8 @@ pub struct Settings {
     pub peer_listen: SocketAddr,
     /// Root of the cache.
     pub cache_dir: PathBuf,
+    /// How this node and the others know each other.
+    pub security: Security,
 }
 
 /// Takes messages to the coordinator; drops them while there is no connection.
@@ -158,11 +161,12 @@ impl Core {
     ) -> Result<Self, CoreError> {
         let store = open_store(settings.cache_dir.clone()).await?;
         let names = Names::load(&settings.cache_dir)?;
-        let engine = Engine::start()?;
+        let engine = Engine::start(Some(settings.security.clone()))?;
         let serving = Arc::new(Serving::new(metrics.clone()));
         let counting = serving.clone();
         let uploader = Uploader::bind(
             settings.peer_listen,
+            Some(settings.security.clone()),
             serving.clone(),
             Arc::new(move |hash, bytes| counting.sent(hash, bytes)),
         )

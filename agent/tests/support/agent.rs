@@ -10,11 +10,20 @@ use modelcache_agent::intent::Intent;
 use modelcache_agent::metrics::Metrics;
 use modelcache_agent::state::{NodeState, SnapshotState};
 use modelcache_crds::model_cache_node::Phase;
+use modelcache_swarm::link::{Mode, Security};
+use modelcache_swarm::secret::{Key, Keyring, Keys, Purpose};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::coordinator::Coordinator;
+
+/// What all agents of the tests have.
+fn security() -> Security {
+    let key = Key::parse(&"0123456789abcdef".repeat(4)).unwrap();
+    let (_, keys) = Keys::set_by_hand(Keyring::new(key, None));
+    Security::new(keys, Purpose::PeerLink, Mode::Encrypted)
+}
 
 pub struct Agent {
     runtime: Option<Runtime>,
@@ -43,6 +52,7 @@ impl Agent {
             node_ip: "127.0.0.1".parse().unwrap(),
             peer_listen: "127.0.0.1:0".parse().unwrap(),
             cache_dir: cache.to_owned(),
+            security: security(),
         };
         let open = Core::open(settings, metrics.clone(), Arc::new(Health::new()));
         let core = runtime.spawn(open).await.unwrap().unwrap();

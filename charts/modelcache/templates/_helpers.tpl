@@ -6,6 +6,9 @@
 {{- define "modelcache.operator" -}}{{ include "modelcache.name" . }}-operator{{- end -}}
 {{- define "modelcache.agent" -}}{{ include "modelcache.name" . }}-agent{{- end -}}
 
+{{/* Name of the Secret with the cluster's keys. */}}
+{{- define "modelcache.key" -}}{{ .Values.key.secretName | default (printf "%s-key" (include "modelcache.name" .)) }}{{- end -}}
+
 {{/* User name of a service account of the release; takes a dictionary of root and name. */}}
 {{- define "modelcache.user" -}}
 system:serviceaccount:{{ .root.Release.Namespace }}:{{ .name }}

@@ -1,14 +1,26 @@
 //! Counters of the coordinator.
 
+use modelcache_swarm::link;
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+
+/// Label of handshakes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Handshake {
+    /// How it ended: `ok`, or why there is no link.
+    pub result: &'static str,
+}
 
 /// What the coordinator counts. Cheap to read at any time.
 #[derive(Debug, Default)]
 pub struct CoordinatorMetrics {
     /// Agents connected now.
     pub connected: Gauge,
+    /// Handshakes of agents, by how they ended.
+    pub handshakes: Family<Handshake, Counter>,
     /// Connections refused: bad token, wrong node, malformed message.
     pub refused: Counter,
     /// Segments given out to be fetched from the hub.
@@ -26,11 +38,21 @@ pub struct CoordinatorMetrics {
 impl CoordinatorMetrics {
     /// Registers all of them; `registry` already carries the prefix `modelcache_operator`.
     pub fn register(&self, registry: &mut Registry) {
+        // There from the start, so that a rate can be taken of the first one too.
+        drop(
+            self.handshakes
+                .get_or_create(&Handshake { result: link::OK }),
+        );
         // The library adds the full stop to each help text.
         registry.register(
             "connected_agents",
             "Agents that are connected to the coordinator now",
             self.connected.clone(),
+        );
+        registry.register(
+            "link_handshakes",
+            "Handshakes with agents that ended, by how: ok, or why the connection was closed",
+            self.handshakes.clone(),
         );
         registry.register(
             "refused_connections",

@@ -1,14 +1,15 @@
 //! Who fetches what from the hub, and who takes what from whom.
 //!
-//! Every agent keeps one WebSocket to the operator ([`server`]), authenticated by its service account token
-//! ([`authenticate`], [`token_review`]). One task ([`actor`]) owns the [`schedule`], a pure state machine: it feeds it
-//! what agents report and what the reconciler wants, and sends out what it decides. All of this state is soft: agents
-//! say everything anew when they connect.
+//! Every agent keeps one WebSocket to the operator ([`server`]), over an encrypted link ([`secure`]) and authenticated
+//! by its service account token ([`authenticate`], [`token_review`]). One task ([`actor`]) owns the [`schedule`], a pure
+//! state machine: it feeds it what agents report and what the reconciler wants, and sends out what it decides. All of
+//! this state is soft: agents say everything anew when they connect.
 
 mod actor;
 pub mod authenticate;
 pub mod metrics;
 pub mod schedule;
+pub mod secure;
 pub mod server;
 pub mod token_review;
 

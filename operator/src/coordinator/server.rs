@@ -11,10 +11,10 @@ use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
-use axum::serve::{Listener, ListenerExt};
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use modelcache_swarm::coordination::{AgentMessage, CoordinatorMessage, MAX_FRAME_BYTES, PROTOCOL};
+use modelcache_swarm::link::Security;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, timeout};
@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::Coordinator;
 use super::actor::Event;
 use super::authenticate::{Authenticate, AuthenticateError};
+use super::secure::SecureListener;
 
 /// Where agents connect.
 pub const PATH: &str = "/v1/coordinate";
@@ -46,33 +47,15 @@ struct Shared {
     shutdown: CancellationToken,
 }
 
-/// Serves agents on a TCP listener until `shutdown`.
+/// Serves agents that make a link with `security` on a TCP listener, until `shutdown`.
 pub async fn serve(
     coordinator: Coordinator,
     listener: TcpListener,
+    security: Security,
     authenticate: Arc<dyn Authenticate>,
     shutdown: CancellationToken,
 ) -> io::Result<()> {
-    // Orders are small and urgent.
-    let listener = listener.tap_io(|stream| {
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "TCP_NODELAY cannot be set");
-        }
-    });
-    serve_on(coordinator, listener, authenticate, shutdown).await
-}
-
-/// Serves agents on any listener, for instance one whose streams are encrypted.
-pub async fn serve_on<L>(
-    coordinator: Coordinator,
-    listener: L,
-    authenticate: Arc<dyn Authenticate>,
-    shutdown: CancellationToken,
-) -> io::Result<()>
-where
-    L: Listener,
-    L::Addr: std::fmt::Debug,
-{
+    let listener = SecureListener::new(listener, security)?;
     let stop = shutdown.clone();
     let routes = Router::new()
         .route(PATH, any(coordinate))

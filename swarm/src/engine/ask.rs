@@ -7,7 +7,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use rand::Rng;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
@@ -18,6 +17,7 @@ use tokio::time::timeout;
 use super::uploader::SegmentSource;
 use super::wire::{self, EXTENDED, HANDSHAKE_BYTES, WireError};
 use crate::inventory::{Answer, MAX_ANSWER_BYTES, MAX_QUESTION_BYTES, MAX_WANTS, Question, topic};
+use crate::link::{LinkError, Security};
 
 /// For everything from dialling to the end of the answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -31,6 +31,9 @@ pub enum AskError {
     /// It cannot be reached, or hung up: as a node does that does not have the snapshot.
     #[error("it cannot be asked: {0}")]
     Io(#[from] io::Error),
+    /// It is none of us, or we are none of its.
+    #[error(transparent)]
+    Link(#[from] LinkError),
     /// It speaks something else.
     #[error("it does not answer as a node of this version does: {0}")]
     Answer(String),
@@ -42,8 +45,9 @@ impl From<WireError> for AskError {
     }
 }
 
-/// Asks the node that serves at `holder` about a snapshot.
-pub async fn ask(
+/// Asks the node that serves at `holder` about a snapshot; with `security` over a link only.
+pub(super) async fn ask(
+    security: Option<&Security>,
     holder: SocketAddr,
     snapshot: &str,
     question: &Question,
@@ -51,7 +55,13 @@ pub async fn ask(
     let talk = async {
         let mut stream = TcpStream::connect(holder).await?;
         stream.set_nodelay(true)?;
-        ask_over(&mut stream, snapshot, question).await
+        match security {
+            Some(security) => {
+                let mut link = security.dial(stream).await?;
+                ask_over(&mut link, snapshot, question).await
+            }
+            None => ask_over(&mut stream, snapshot, question).await,
+        }
     };
     timeout(TIMEOUT, talk).await.map_err(|_| AskError::Slow)?
 }
@@ -63,7 +73,7 @@ async fn ask_over<S: AsyncRead + AsyncWrite + Unpin>(
     question: &Question,
 ) -> Result<Answer, AskError> {
     let topic = topic(snapshot);
-    let mut out = wire::handshake(&topic, &peer_id());
+    let mut out = wire::handshake(&topic, &wire::peer_id());
     out.extend(frame(question)?);
     stream.write_all(&out).await?;
     let mut hello = [0; HANDSHAKE_BYTES];
@@ -89,20 +99,12 @@ pub(super) async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
         let Some(answer) = source.answer(info_hash, wants) else {
             return Ok(false);
         };
-        let mut out = wire::handshake(&info_hash, &peer_id());
+        let mut out = wire::handshake(&info_hash, &wire::peer_id());
         out.extend(frame(&answer)?);
         stream.write_all(&out).await?;
         Ok(true)
     };
     timeout(TIMEOUT, talk).await.map_err(|_| AskError::Slow)?
-}
-
-fn peer_id() -> [u8; 20] {
-    let mut id = *b"-MC0001-............";
-    if let Some(random) = id.get_mut(8..) {
-        rand::rng().fill_bytes(random);
-    }
-    id
 }
 
 fn frame(message: &impl Serialize) -> Result<Vec<u8>, AskError> {
@@ -139,6 +141,8 @@ mod tests {
     use super::super::{Served, Uploader};
     use super::*;
     use crate::coordination::Held;
+    use crate::link::Mode;
+    use crate::secret::{Key, Keyring, Keys, Purpose};
     use crate::segment::PieceHashes;
 
     /// Holds segment 3 of the snapshot "known".
@@ -167,31 +171,53 @@ mod tests {
         }
     }
 
-    async fn one() -> Uploader {
+    fn keys_of(number: u8) -> Security {
+        let key = Key::parse(&format!("{number:02x}").repeat(32)).unwrap();
+        let (_, keys) = Keys::set_by_hand(Keyring::new(key, None));
+        Security::new(keys, Purpose::PeerLink, Mode::Encrypted)
+    }
+
+    async fn one(security: Option<Security>) -> Uploader {
         let anywhere = "127.0.0.1:0".parse().unwrap();
-        Uploader::bind(anywhere, Arc::new(One), Arc::new(|_, _| {}))
+        Uploader::bind(anywhere, security, Arc::new(One), Arc::new(|_, _| {}))
             .await
             .unwrap()
     }
 
     #[tokio::test]
+    async fn members_are_asked_over_links_and_answer_nobody_else() {
+        let node = one(Some(keys_of(1))).await;
+        let question = Question { wants: vec![3] };
+        let asked = async |security: Option<&Security>| {
+            ask(security, node.local_addr(), "known", &question).await
+        };
+        assert_eq!(asked(Some(&keys_of(1))).await.unwrap().pieces.len(), 1);
+        let stranger = asked(Some(&keys_of(2))).await;
+        assert!(matches!(stranger, Err(AskError::Link(_))), "{stranger:?}");
+        let plain = asked(None).await;
+        assert!(matches!(plain, Err(AskError::Io(_))), "{plain:?}");
+    }
+
+    #[tokio::test]
     async fn a_node_says_what_it_has() {
-        let node = one().await;
+        let node = one(None).await;
         let question = Question { wants: vec![2, 3] };
-        let answer = ask(node.local_addr(), "known", &question).await.unwrap();
+        let answer = ask(None, node.local_addr(), "known", &question)
+            .await
+            .unwrap();
         assert!(answer.held.contains(3) && !answer.held.contains(2));
         assert_eq!(answer.pieces.len(), 1);
         let more = Question {
             wants: vec![3; MAX_WANTS + 5],
         };
-        let answer = ask(node.local_addr(), "known", &more).await.unwrap();
+        let answer = ask(None, node.local_addr(), "known", &more).await.unwrap();
         assert_eq!(answer.pieces.len(), MAX_WANTS);
     }
 
     #[tokio::test]
     async fn a_node_that_does_not_know_it_hangs_up() {
-        let node = one().await;
-        let asked = ask(node.local_addr(), "unknown", &Question::default()).await;
+        let node = one(None).await;
+        let asked = ask(None, node.local_addr(), "unknown", &Question::default()).await;
         assert!(matches!(asked, Err(AskError::Io(_))), "{asked:?}");
     }
 

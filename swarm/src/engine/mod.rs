@@ -3,9 +3,10 @@
 //! Every segment is a torrent of its own that is open only while it is taken. librqbit runs on a single-threaded
 //! runtime in a thread of its own (measured: half the processor time of the multi-threaded one, and its work never
 //! delays ours), without listener, DHT, local discovery or trackers: it dials the holder that the coordinator named
-//! and nobody else.
+//! and nobody else. Between members of a cluster both sides speak over links ([`crate::link`]).
 
 mod ask;
+mod forward;
 mod storage;
 mod take;
 mod uploader;
@@ -18,19 +19,23 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
 use librqbit::{ConnectionOptions, PeerConnectionOptions, Session, SessionOptions};
+use librqbit_core::Id20;
 use thiserror::Error;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::gate::{CloseOnDrop, Gate};
+use crate::inventory::{Answer, Question};
+use crate::link::{LinkError, Security};
 use crate::metainfo;
 use crate::segment::{PieceHashes, SegmentIo};
 use crate::verify::piece_count;
 
+use forward::Forwarder;
 use storage::{BLOCK_BYTES, Pool, Transfer};
 
-pub use ask::{AskError, ask};
+pub use ask::AskError;
 pub use uploader::{OnSent, SegmentSource, Served, Uploader, UploaderError};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -124,6 +129,16 @@ pub enum TakeError {
         /// Length of the segment.
         len: u64,
     },
+    /// The holder is reached but does not prove to be a member of the cluster, or does not take us for one.
+    #[error("segment {segment} cannot be taken from {holder}: {source}")]
+    Link {
+        /// Name of the segment.
+        segment: String,
+        /// Who it was to be taken from.
+        holder: SocketAddr,
+        /// Why.
+        source: LinkError,
+    },
     /// The holder is connected but sends nothing, or next to nothing.
     #[error(
         "{holder} is silent or too slow: {received} of {len} bytes of segment {segment} after {seconds} s"
@@ -177,6 +192,8 @@ pub struct Engine {
 struct Inner {
     runtime: Handle,
     session: Arc<Session>,
+    /// Absent: holders are dialed as they are.
+    forwarder: Option<Arc<Forwarder>>,
     pool: Arc<Pool>,
     /// One lock for each segment that is being taken: librqbit knows a torrent only once.
     turns: Mutex<HashMap<[u8; 20], Arc<tokio::sync::Mutex<()>>>>,
@@ -186,19 +203,26 @@ struct Inner {
 
 impl Engine {
     /// Starts the thread. It ends when the last clone is dropped. Blocks for some milliseconds.
-    pub fn start() -> Result<Self, EngineError> {
+    ///
+    /// With `security` holders are reached over links only; without it they are dialed as they are.
+    pub fn start(security: Option<Security>) -> Result<Self, EngineError> {
         let (stop, stopped) = oneshot::channel();
         let (ready, started) = mpsc::channel();
         std::thread::Builder::new()
             .name("engine".to_owned())
-            .spawn(move || run_thread(&ready, stopped))?;
-        let (runtime, session) = started
+            .spawn(move || run_thread(&ready, stopped, security))?;
+        let Started {
+            runtime,
+            session,
+            forwarder,
+        } = started
             .recv()
             .map_err(|_| EngineError::Session("its thread ended".to_owned()))??;
         Ok(Self {
             inner: Arc::new(Inner {
                 runtime,
                 session,
+                forwarder,
                 pool: Arc::default(),
                 turns: Mutex::default(),
                 _stop: stop,
@@ -229,9 +253,18 @@ impl Engine {
             self.inner.pool.clone(),
             results,
         );
+        let info_hash = metainfo::info_hash(
+            &request.snapshot,
+            request.index,
+            request.len,
+            request.piece_bytes,
+            &request.pieces,
+        );
         let work = take::Work {
             session: self.inner.session.clone(),
-            turn: self.turn(&request),
+            forwarder: self.inner.forwarder.clone(),
+            turn: self.turn(info_hash),
+            info_hash,
             request,
             transfer,
             pieces,
@@ -249,29 +282,41 @@ impl Engine {
             })
     }
 
+    /// Asks the node that serves at `holder` what it has of a snapshot.
+    pub async fn ask(
+        &self,
+        holder: SocketAddr,
+        snapshot: &str,
+        question: &Question,
+    ) -> Result<Answer, AskError> {
+        let security = self.inner.forwarder.as_deref().map(Forwarder::security);
+        ask::ask(security, holder, snapshot, question).await
+    }
+
     /// The lock that orders takes of the same segment.
-    fn turn(&self, request: &Take) -> Arc<tokio::sync::Mutex<()>> {
-        let hash = metainfo::info_hash(
-            &request.snapshot,
-            request.index,
-            request.len,
-            request.piece_bytes,
-            &request.pieces,
-        );
+    fn turn(&self, info_hash: [u8; 20]) -> Arc<tokio::sync::Mutex<()>> {
         let mut turns = self
             .inner
             .turns
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         turns.retain(|_, turn| Arc::strong_count(turn) > 1);
-        turns.entry(hash).or_default().clone()
+        turns.entry(info_hash).or_default().clone()
     }
+}
+
+/// What the engine's thread gives to those who use it.
+struct Started {
+    runtime: Handle,
+    session: Arc<Session>,
+    forwarder: Option<Arc<Forwarder>>,
 }
 
 /// The engine's thread: sends the session, or why there is none, and drives it until nobody wants it any more.
 fn run_thread(
-    ready: &mpsc::Sender<Result<(Handle, Arc<Session>), EngineError>>,
+    ready: &mpsc::Sender<Result<Started, EngineError>>,
     stopped: oneshot::Receiver<()>,
+    security: Option<Security>,
 ) {
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -284,24 +329,42 @@ fn run_thread(
         }
     };
     runtime.block_on(async {
-        match Session::new_with_opts(PathBuf::new(), session_options()).await {
-            Ok(session) => {
-                let token = session.cancellation_token().clone();
-                let _ = ready.send(Ok((Handle::current(), session)));
+        match start(security).await {
+            Ok(started) => {
+                let token = started.session.cancellation_token().clone();
+                let _ = ready.send(Ok(started));
                 // An error too: it means that the other end was dropped.
                 let _ = stopped.await;
                 token.cancel();
             }
             Err(error) => {
-                let _ = ready.send(Err(EngineError::Session(format!("{error:#}"))));
+                let _ = ready.send(Err(error));
             }
         }
     });
 }
 
+async fn start(security: Option<Security>) -> Result<Started, EngineError> {
+    // It admits librqbit to the forwarder, so it must be unknown to others.
+    let peer_id = wire::peer_id();
+    let forwarder = match security {
+        Some(security) => Some(Arc::new(Forwarder::start(security, peer_id).await?)),
+        None => None,
+    };
+    let session = Session::new_with_opts(PathBuf::new(), session_options(peer_id))
+        .await
+        .map_err(|error| EngineError::Session(format!("{error:#}")))?;
+    Ok(Started {
+        runtime: Handle::current(),
+        session,
+        forwarder,
+    })
+}
+
 /// A session that talks to nobody but the peers it is given.
-fn session_options() -> SessionOptions {
+fn session_options(peer_id: [u8; 20]) -> SessionOptions {
     SessionOptions {
+        peer_id: Some(Id20::new(peer_id)),
         dht: None,
         disable_trackers: true,
         disable_local_service_discovery: true,

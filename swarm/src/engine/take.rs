@@ -10,6 +10,7 @@ use librqbit::{
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_util::sync::CancellationToken;
 
+use super::forward::{Forwarder, Way, WayError};
 use super::storage::{PieceResult, Transfer};
 use super::{Take, TakeError};
 use crate::metainfo;
@@ -26,6 +27,10 @@ const MIN_BYTES_PER_SECOND: u64 = 4 << 10;
 /// Everything one take needs on the engine's thread.
 pub(super) struct Work {
     pub(super) session: Arc<Session>,
+    /// Absent: the holder is dialed as it is.
+    pub(super) forwarder: Option<Arc<Forwarder>>,
+    /// Of the torrent.
+    pub(super) info_hash: [u8; 20],
     /// Held while the torrent is known to librqbit.
     pub(super) turn: Arc<tokio::sync::Mutex<()>>,
     pub(super) request: Take,
@@ -42,13 +47,47 @@ impl Work {
             turn = turn.lock() => turn,
             () = cancel.cancelled() => return Err(self.failed("cancelled")),
         };
+        let way = tokio::select! {
+            way = self.way() => way?,
+            () = cancel.cancelled() => return Err(self.failed("cancelled")),
+        };
         let torrent = self.add().await?;
         let result = tokio::select! {
             result = self.watch(&torrent, on_bytes) => result,
             () = cancel.cancelled() => Err(self.failed("cancelled")),
         };
         self.delete(&torrent).await;
+        drop(way);
         result
+    }
+
+    /// Makes a link to the holder, if it takes one. librqbit hears of it only when it stands.
+    async fn way(&self) -> Result<Option<Way>, TakeError> {
+        let Some(forwarder) = &self.forwarder else {
+            return Ok(None);
+        };
+        let holder = self.request.holder;
+        match forwarder.lead(self.info_hash, holder).await {
+            Ok(way) => Ok(Some(way)),
+            Err(WayError::Connect(error)) => {
+                tracing::debug!(%holder, %error, "a holder cannot be reached");
+                Err(self.lost(0))
+            }
+            Err(WayError::Link(source)) => Err(TakeError::Link {
+                segment: self.request.name(),
+                holder,
+                source,
+            }),
+        }
+    }
+
+    fn lost(&self, received: u64) -> TakeError {
+        TakeError::Lost {
+            segment: self.request.name(),
+            holder: self.request.holder,
+            received,
+            len: self.request.len,
+        }
     }
 
     fn failed(&self, message: &str) -> TakeError {
@@ -69,6 +108,10 @@ impl Work {
     }
 
     async fn add(&self) -> Result<Arc<ManagedTorrent>, TakeError> {
+        let peer = self
+            .forwarder
+            .as_ref()
+            .map_or(self.request.holder, |forwarder| forwarder.local_addr());
         // Twice, because a take whose task died may have left its torrent, with its storage, behind.
         for _ in 0..2 {
             let torrent = metainfo::torrent(
@@ -80,7 +123,7 @@ impl Work {
             );
             let options = AddTorrentOptions {
                 overwrite: true,
-                initial_peers: Some(vec![self.request.holder]),
+                initial_peers: Some(vec![peer]),
                 storage_factory: Some(self.transfer.factory()),
                 output_folder: Some(String::new()),
                 ..AddTorrentOptions::default()
@@ -164,12 +207,7 @@ impl Work {
                         piece,
                     });
                 }
-                Err(TakeError::Lost {
-                    segment: self.request.name(),
-                    holder: self.request.holder,
-                    received,
-                    len: self.request.len,
-                })
+                Err(self.lost(received))
             }
             _ => Ok(()),
         })

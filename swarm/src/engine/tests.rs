@@ -13,8 +13,24 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::gate::memory::MemoryIo;
+use crate::link::{Link, Mode};
+use crate::secret::{Key, Keyring, Keys, Purpose};
 
 const PIECE: u32 = 64 << 10;
+
+/// What members of a cluster have.
+fn members(mode: Mode) -> Security {
+    with_key(1, mode)
+}
+
+fn with_key(number: u8, mode: Mode) -> Security {
+    let keys = Keys::set_by_hand(Keyring::new(key(number), None)).1;
+    Security::new(keys, Purpose::PeerLink, mode)
+}
+
+fn key(number: u8) -> Key {
+    Key::parse(&format!("{}00", format!("{number:02x}").repeat(31))).unwrap()
+}
 
 /// Bytes that differ everywhere.
 fn content(len: usize, seed: u64) -> Vec<u8> {
@@ -83,6 +99,13 @@ impl SegmentSource for Shelf {
 
 /// An uploader that serves `claimed` segments, each with the bytes given beside it (its own, when it is honest).
 async fn holder(claimed: &[(&Take, Vec<u8>)]) -> (Uploader, Arc<AtomicU64>) {
+    holder_with(members(Mode::Encrypted), claimed).await
+}
+
+async fn holder_with(
+    security: Security,
+    claimed: &[(&Take, Vec<u8>)],
+) -> (Uploader, Arc<AtomicU64>) {
     let shelf = claimed
         .iter()
         .map(|(take, bytes)| {
@@ -98,6 +121,7 @@ async fn holder(claimed: &[(&Take, Vec<u8>)]) -> (Uploader, Arc<AtomicU64>) {
     let count = sent.clone();
     let uploader = Uploader::bind(
         "127.0.0.1:0".parse().unwrap(),
+        Some(security),
         Arc::new(Shelf(shelf)),
         Arc::new(move |_, bytes| {
             count.fetch_add(bytes, Ordering::Relaxed);
@@ -108,25 +132,32 @@ async fn holder(claimed: &[(&Take, Vec<u8>)]) -> (Uploader, Arc<AtomicU64>) {
     (uploader, sent)
 }
 
-/// A listener that does `f` with each connection.
+/// A member that does `f` with each connection.
 async fn rogue<F: Future<Output = io::Result<()>> + Send + 'static>(
-    f: impl Fn(TcpStream) -> F + Send + 'static,
+    f: impl Fn(Link<TcpStream>) -> F + Send + 'static,
 ) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(f(stream));
+            let link = members(Mode::Encrypted).accept(stream).await.unwrap();
+            tokio::spawn(f(link));
         }
     });
     addr
+}
+
+/// What a member says to a holder.
+async fn call(addr: SocketAddr) -> Link<TcpStream> {
+    let stream = TcpStream::connect(addr).await.unwrap();
+    members(Mode::Encrypted).dial(stream).await.unwrap()
 }
 
 const NOWHERE: &str = "127.0.0.1:9";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn segments_of_many_shapes_arrive_whole() {
-    let engine = Engine::start().unwrap();
+    let engine = Engine::start(Some(members(Mode::Encrypted))).unwrap();
     let shapes = [
         (1, 16 << 10),
         (16_384, 16 << 10),
@@ -165,7 +196,7 @@ async fn segments_of_many_shapes_arrive_whole() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_is_waited_for() {
-    let engine = Engine::start().unwrap();
+    let engine = Engine::start(Some(members(Mode::Encrypted))).unwrap();
     let bytes = content(1_000_003, 1);
     let (mut take, io) = request(0, &bytes, PIECE, NOWHERE.parse().unwrap());
     let served = Served {
@@ -175,7 +206,8 @@ async fn a_disk_is_waited_for() {
     };
     let shelf = Shelf(HashMap::from([(hash_of(&take), served)]));
     let addr = "127.0.0.1:0".parse().unwrap();
-    let uploader = Uploader::bind(addr, Arc::new(shelf), Arc::new(|_, _| ()))
+    let security = Some(members(Mode::Encrypted));
+    let uploader = Uploader::bind(addr, security, Arc::new(shelf), Arc::new(|_, _| ()))
         .await
         .unwrap();
     take.holder = uploader.local_addr();
@@ -185,7 +217,7 @@ async fn a_disk_is_waited_for() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_at_once() {
-    let engine = Engine::start().unwrap();
+    let engine = Engine::start(Some(members(Mode::Encrypted))).unwrap();
     let segments: Vec<_> = (0..64)
         .map(|index| content(300_000 + index, index as u64))
         .collect();
@@ -216,7 +248,7 @@ async fn many_at_once() {
 /// Small segments one after the other: 44 ms or 88 ms each when Nagle's algorithm meets delayed acknowledgements.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_after_the_other_is_quick() {
-    let engine = Engine::start().unwrap();
+    let engine = Engine::start(Some(members(Mode::Encrypted))).unwrap();
     let segments: Vec<_> = (0..32).map(|index| content(64 << 10, index)).collect();
     let takes: Vec<_> = (0..)
         .zip(&segments)
@@ -245,7 +277,7 @@ async fn one_after_the_other_is_quick() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lying_holder_is_found_out_and_an_honest_one_is_taken_from() {
-    let engine = Engine::start().unwrap();
+    let engine = Engine::start(Some(members(Mode::Encrypted))).unwrap();
     let bytes = content(500_000, 1);
     let mut wrong = bytes.clone();
     wrong[200_000] ^= 1;
@@ -276,7 +308,7 @@ async fn a_lying_holder_is_found_out_and_an_honest_one_is_taken_from() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_holder_that_is_not_there_or_does_not_know_the_segment_is_given_up_at_once() {
-    let engine = Engine::start().unwrap();
+    let engine = Engine::start(Some(members(Mode::Encrypted))).unwrap();
     let bytes = content(100_000, 1);
     let (mut take, _) = request(0, &bytes, PIECE, NOWHERE.parse().unwrap());
     let (ignorant, _) = holder(&[]).await;
@@ -298,22 +330,21 @@ async fn a_holder_that_is_not_there_or_does_not_know_the_segment_is_given_up_at_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_holder_that_dies_in_mid_segment_is_replaced() {
-    let engine = Engine::start().unwrap();
+    let engine = Engine::start(Some(members(Mode::Encrypted))).unwrap();
     let bytes = content(2_000_000, 1);
     let (mut take, io) = request(0, &bytes, PIECE, NOWHERE.parse().unwrap());
     let (honest, _) = holder(&[(&take, bytes.clone())]).await;
     let target = honest.local_addr();
     // Passes on the first 700,000 bytes of an honest holder, then closes.
-    let dying = rogue(move |mut near| async move {
-        let mut far = TcpStream::connect(target).await?;
-        let (mut near_in, mut near_out) = near.split();
-        let (far_in, mut far_out) = far.split();
+    let dying = rogue(move |near| async move {
+        let (mut near_in, mut near_out) = tokio::io::split(near);
+        let (far_in, mut far_out) = tokio::io::split(call(target).await);
         let mut some = far_in.take(700_000);
         tokio::select! {
             _ = tokio::io::copy(&mut near_in, &mut far_out) => {}
             _ = tokio::io::copy(&mut some, &mut near_out) => {}
         }
-        Ok(())
+        near_out.flush().await
     })
     .await;
     take.holder = dying;
@@ -329,7 +360,7 @@ async fn a_holder_that_dies_in_mid_segment_is_replaced() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_holder_is_given_up() {
-    let engine = Engine::start().unwrap();
+    let engine = Engine::start(Some(members(Mode::Encrypted))).unwrap();
     let bytes = content(100_000, 1);
     let (mut take, io) = request(0, &bytes, PIECE, NOWHERE.parse().unwrap());
     let (honest, _) = holder(&[(&take, bytes.clone())]).await;
@@ -342,6 +373,7 @@ async fn a_silent_holder_is_given_up() {
         answer[48..].fill(7);
         stream.write_all(&answer).await?;
         stream.write_all(&wire::greeting(2)).await?;
+        stream.flush().await?;
         tokio::time::sleep(Duration::from_mins(2)).await;
         Ok(())
     })
@@ -364,7 +396,7 @@ async fn a_silent_holder_is_given_up() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancelled_take_leaves_no_trace() {
-    let engine = Engine::start().unwrap();
+    let engine = Engine::start(Some(members(Mode::Encrypted))).unwrap();
     let bytes = content(400_000, 1);
     let (mut take, io) = request(0, &bytes, PIECE, NOWHERE.parse().unwrap());
     let (honest, _) = holder(&[(&take, bytes.clone())]).await;
@@ -389,7 +421,7 @@ async fn a_cancelled_take_leaves_no_trace() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_is_said_to_be_full() {
-    let engine = Engine::start().unwrap();
+    let engine = Engine::start(Some(members(Mode::Encrypted))).unwrap();
     let bytes = content(100_000, 1);
     let (mut take, _) = request(0, &bytes, PIECE, NOWHERE.parse().unwrap());
     let (honest, _) = holder(&[(&take, bytes)]).await;
@@ -404,7 +436,7 @@ async fn a_full_disk_is_said_to_be_full() {
 
 #[tokio::test]
 async fn requests_that_contradict_the_plan_are_refused() {
-    let engine = Engine::start().unwrap();
+    let engine = Engine::start(Some(members(Mode::Encrypted))).unwrap();
     let bytes = content(100_000, 1);
     let (good, _) = request(0, &bytes, PIECE, NOWHERE.parse().unwrap());
     let short = Take {
@@ -446,8 +478,9 @@ async fn the_uploader_hangs_up_on_nonsense() {
         ask(0, 0, 0),
         [hello.clone(), vec![0xff; 64]].concat(),
     ] {
-        let mut stream = TcpStream::connect(uploader.local_addr()).await.unwrap();
+        let mut stream = call(uploader.local_addr()).await;
         stream.write_all(&nonsense).await.unwrap();
+        stream.flush().await.unwrap();
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer).await;
         assert!(answer.len() < 100, "{} bytes", answer.len());
@@ -455,10 +488,150 @@ async fn the_uploader_hangs_up_on_nonsense() {
     assert_eq!(sent.load(Ordering::Relaxed), 0);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_holder_gives_nothing_to_strangers() {
+    let bytes = content(100_000, 1);
+    let (take, _) = request(0, &bytes, PIECE, NOWHERE.parse().unwrap());
+    let (uploader, sent) = holder(&[(&take, bytes)]).await;
+    let mut stream = TcpStream::connect(uploader.local_addr()).await.unwrap();
+    let hello = wire::handshake(&hash_of(&take), &[1; 20]);
+    stream.write_all(&hello).await.unwrap();
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    assert!(answer.is_empty(), "{answer:?}");
+    assert_eq!(sent.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_members_of_the_same_cluster_take_from_each_other() {
+    let bytes = content(100_000, 1);
+    let (mut take, io) = request(0, &bytes, PIECE, NOWHERE.parse().unwrap());
+    let (uploader, sent) = holder(&[(&take, bytes.clone())]).await;
+    take.holder = uploader.local_addr();
+    for (security, label) in [
+        (with_key(2, Mode::Encrypted), "unknown_key"),
+        (members(Mode::Authenticated), "too_weak"),
+    ] {
+        let engine = Engine::start(Some(security)).unwrap();
+        let error = engine.take(take.clone(), |_| ()).await.unwrap_err();
+        assert!(
+            matches!(&error, TakeError::Link { source, .. } if source.label() == label),
+            "{error}"
+        );
+    }
+    assert_eq!(sent.load(Ordering::Relaxed), 0);
+
+    let clear = members(Mode::Authenticated);
+    let (uploader, _) = holder_with(clear.clone(), &[(&take, bytes.clone())]).await;
+    take.holder = uploader.local_addr();
+    let engine = Engine::start(Some(clear)).unwrap();
+    engine.take(take, |_| ()).await.unwrap();
+    assert!(io.take() == bytes);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_transfer_is_dropped_while_keys_change() {
+    let security = || {
+        let (setter, keys) = Keys::set_by_hand(Keyring::new(key(1), None));
+        let security = Security::new(keys, Purpose::PeerLink, Mode::Encrypted);
+        (setter, security)
+    };
+    let ((near, receiver), (far, sender)) = (security(), security());
+    let segments: Vec<_> = (0..20).map(|index| content(300_000, index)).collect();
+    let takes: Vec<_> = (0..)
+        .zip(&segments)
+        .map(|(index, bytes)| request(index, bytes, PIECE, NOWHERE.parse().unwrap()))
+        .collect();
+    let claimed: Vec<_> = takes
+        .iter()
+        .zip(&segments)
+        .map(|((take, _), bytes)| (take, bytes.clone()))
+        .collect();
+    let (uploader, _) = holder_with(sender, &claimed).await;
+    let engine = Engine::start(Some(receiver)).unwrap();
+    let both = || Keyring::new(key(2), Some(key(1)));
+    let mut tasks = tokio::task::JoinSet::<Result<(), TakeError>>::new();
+    for (index, (take, _)) in takes.iter().enumerate() {
+        // The two ends hear of it at different times, and transfers are under way. Before the old key goes, handshakes
+        // that know no other have come to an end: so much time an overlap gives.
+        while index == 12
+            && let Some(result) = tasks.join_next().await
+        {
+            result.unwrap().unwrap();
+        }
+        match index {
+            4 => far.set(both()),
+            8 => near.set(both()),
+            12 => near.set(Keyring::new(key(2), None)),
+            16 => far.set(Keyring::new(key(2), None)),
+            _ => {}
+        }
+        let (engine, mut take) = (engine.clone(), take.clone());
+        take.holder = uploader.local_addr();
+        tasks.spawn(async move { engine.take(take, |_| ()).await });
+        if index % 4 == 3 {
+            // One of four, so that three may still be under way when keys change.
+            tasks.join_next().await.unwrap().unwrap().unwrap();
+        }
+    }
+    while let Some(result) = tasks.join_next().await {
+        result.unwrap().unwrap();
+    }
+    for ((_, io), bytes) in takes.iter().zip(&segments) {
+        assert!(io.take() == *bytes);
+    }
+    let (mut take, _) = takes[0].clone();
+    take.holder = uploader.local_addr();
+    let late = Engine::start(Some(with_key(1, Mode::Encrypted))).unwrap();
+    let error = late.take(take, |_| ()).await.unwrap_err();
+    assert!(
+        matches!(
+            error,
+            TakeError::Link {
+                source: LinkError::UnknownKey,
+                ..
+            }
+        ),
+        "{error}"
+    );
+}
+
+/// Other processes of the node reach the forwarder too.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_but_the_engine_is_led_to_a_holder() {
+    let bytes = content(100_000, 1);
+    let (mut take, io) = request(0, &bytes, PIECE, NOWHERE.parse().unwrap());
+    let (uploader, sent) = holder(&[(&take, bytes.clone())]).await;
+    take.holder = uploader.local_addr();
+    let engine = Engine::start(Some(members(Mode::Encrypted))).unwrap();
+    let forwarder = engine.inner.forwarder.clone().unwrap();
+    let hash = hash_of(&take);
+    let way = {
+        let (forwarder, holder) = (forwarder.clone(), take.holder);
+        let lead = async move { forwarder.lead(hash, holder).await };
+        engine.inner.runtime.spawn(lead).await.unwrap().unwrap()
+    };
+    for said in [
+        wire::handshake(&hash, &wire::peer_id()),
+        wire::handshake(&hash, &[0; 20]),
+        b"GET / HTTP/1.1\r\n".repeat(5),
+    ] {
+        let mut stream = TcpStream::connect(forwarder.local_addr()).await.unwrap();
+        stream.write_all(&said).await.unwrap();
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        assert!(answer.is_empty(), "{answer:?}");
+    }
+    drop(way);
+    assert_eq!(sent.load(Ordering::Relaxed), 0);
+    engine.take(take, |_| ()).await.unwrap();
+    assert!(io.take() == bytes);
+}
+
 /// Not a benchmark: prints a figure to look at when something smells slow.
 #[tokio::test(flavor = "multi_thread")]
 async fn throughput() {
-    let engine = Engine::start().unwrap();
+    let engine = Engine::start(Some(members(Mode::Encrypted))).unwrap();
     let bytes = content(8 << 20, 1);
     let takes: Vec<_> = (0..32)
         .map(|index| request(index, &bytes, 1 << 20, NOWHERE.parse().unwrap()).0)

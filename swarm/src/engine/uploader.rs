@@ -9,12 +9,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rand::Rng;
 use socket2::SockRef;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{debug, warn};
@@ -22,11 +21,14 @@ use tracing::{debug, warn};
 use super::ask::{self, AskError};
 use super::wire::{self, HANDSHAKE_BYTES, Message, PIECE_HEADER_BYTES, Request, WireError};
 use crate::inventory::Answer;
+use crate::link::{Link, LinkError, Security};
 use crate::segment::SegmentIo;
 use crate::verify::piece_count;
 
 /// Connections served at once; more are closed at once.
 const MAX_CONNECTIONS: usize = 512;
+/// Connections at once of which nothing is known yet; more are closed at once.
+const MAX_STRANGERS: usize = 128;
 /// Requests of one peer that wait to be answered; librqbit asks for a few hundred blocks ahead.
 const MAX_QUEUED: usize = 4096;
 /// Bytes that are read and sent together.
@@ -92,6 +94,10 @@ enum Closed {
     Io(#[from] io::Error),
     #[error("asks, but not as a node of this version does: {0}")]
     Question(#[from] AskError),
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    #[error("too many peers at once")]
+    Full(#[from] TryAcquireError),
     #[error("nothing moved for too long")]
     Idle,
     #[error("asks for a segment that is not served here")]
@@ -108,6 +114,12 @@ pub(super) trait Connection: AsyncRead + AsyncWrite + Send + Unpin {
     fn acknowledge_at_once(&self);
 }
 
+impl Connection for Link<TcpStream> {
+    fn acknowledge_at_once(&self) {
+        self.get_ref().acknowledge_at_once();
+    }
+}
+
 impl Connection for TcpStream {
     fn acknowledge_at_once(&self) {
         // When it cannot be said, things are only slower.
@@ -122,9 +134,11 @@ pub struct Uploader {
 }
 
 impl Uploader {
-    /// Listens on `addr` and serves what `source` finds.
+    /// Listens on `addr` and serves what `source` finds; with `security` only to those who make a link, before anything
+    /// else that they say is looked at.
     pub async fn bind(
         addr: SocketAddr,
+        security: Option<Security>,
         source: Arc<dyn SegmentSource>,
         on_sent: OnSent,
     ) -> Result<Self, UploaderError> {
@@ -132,7 +146,14 @@ impl Uploader {
         let listener = TcpListener::bind(addr).await.map_err(error)?;
         let addr = listener.local_addr().map_err(error)?;
         let mut tasks = JoinSet::new();
-        tasks.spawn(accept(listener, source, on_sent));
+        let host = Host {
+            security,
+            source,
+            on_sent,
+            strangers: Arc::new(Semaphore::new(MAX_STRANGERS)),
+            peers: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+        };
+        tasks.spawn(accept(listener, Arc::new(host)));
         Ok(Self {
             addr,
             _tasks: tasks,
@@ -146,8 +167,16 @@ impl Uploader {
     }
 }
 
-async fn accept(listener: TcpListener, source: Arc<dyn SegmentSource>, on_sent: OnSent) {
-    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+/// What all connections share.
+struct Host {
+    security: Option<Security>,
+    source: Arc<dyn SegmentSource>,
+    on_sent: OnSent,
+    strangers: Arc<Semaphore>,
+    peers: Arc<Semaphore>,
+}
+
+async fn accept(listener: TcpListener, host: Arc<Host>) {
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
@@ -160,26 +189,40 @@ async fn accept(listener: TcpListener, source: Arc<dyn SegmentSource>, on_sent: 
                 continue;
             }
         };
-        let Ok(permit) = permits.clone().try_acquire_owned() else {
-            debug!(%peer, "too many peers, closing");
+        let Ok(stranger) = host.strangers.clone().try_acquire_owned() else {
+            debug!(%peer, "too many peers of which nothing is known, closing");
             continue;
         };
-        let source = source.clone();
-        let on_sent = on_sent.clone();
-        let permits = permits.clone();
+        let host = host.clone();
         connections.spawn(async move {
-            let _permit = permit;
-            let batch = || batch_bytes(MAX_CONNECTIONS - permits.available_permits());
-            let served = match stream.set_nodelay(true) {
-                Ok(()) => serve(stream, &*source, &on_sent, batch).await,
-                Err(error) => Err(error.into()),
-            };
-            match served {
+            match host.receive(stream, stranger).await {
                 Ok(()) => {}
                 Err(reason @ Closed::Read(_)) => warn!(%peer, %reason, "peer connection closed"),
                 Err(reason) => debug!(%peer, %reason, "peer connection closed"),
             }
         });
+    }
+}
+
+impl Host {
+    /// Serves one connection once it is known to be a member's.
+    async fn receive(
+        &self,
+        stream: TcpStream,
+        stranger: OwnedSemaphorePermit,
+    ) -> Result<(), Closed> {
+        stream.set_nodelay(true)?;
+        let batch = || batch_bytes(MAX_CONNECTIONS - self.peers.available_permits());
+        let Some(security) = &self.security else {
+            let _peer = self.peers.try_acquire()?;
+            drop(stranger);
+            return serve(stream, &*self.source, &self.on_sent, batch).await;
+        };
+        stream.acknowledge_at_once();
+        let link = security.accept(stream).await?;
+        let _peer = self.peers.try_acquire()?;
+        drop(stranger);
+        serve(link, &*self.source, &self.on_sent, batch).await
     }
 }
 
@@ -211,10 +254,8 @@ async fn serve(
     };
     stream.acknowledge_at_once();
 
-    let mut peer_id = *b"-MC0001-............";
-    rand::rng().fill_bytes(&mut peer_id[8..]);
     let pieces = piece_count(served.len, served.piece_bytes);
-    let mut out = wire::handshake(&info_hash, &peer_id);
+    let mut out = wire::handshake(&info_hash, &wire::peer_id());
     out.extend(wire::greeting(u32::try_from(pieces).unwrap_or(u32::MAX)));
     send(&mut stream, &out).await?;
 
@@ -313,7 +354,11 @@ impl Requests {
 }
 
 async fn send(stream: &mut impl Connection, bytes: &[u8]) -> Result<(), Closed> {
-    timeout(IDLE_TIMEOUT, stream.write_all(bytes))
+    let sent = async {
+        stream.write_all(bytes).await?;
+        stream.flush().await
+    };
+    timeout(IDLE_TIMEOUT, sent)
         .await
         .map_err(|_| Closed::Idle)??;
     Ok(())

@@ -1,5 +1,6 @@
 //! The few messages of BEP 3 that a holder needs, as pure functions over untrusted bytes.
 
+use rand::Rng;
 use thiserror::Error;
 
 /// Length of a handshake in bytes.
@@ -57,6 +58,13 @@ pub(super) fn parse_handshake(bytes: &[u8; HANDSHAKE_BYTES]) -> Result<[u8; 20],
     let mut info_hash = [0; 20];
     info_hash.copy_from_slice(&bytes[28..48]);
     Ok(info_hash)
+}
+
+/// A peer id of ours, different each time and not to be guessed.
+pub(super) fn peer_id() -> [u8; 20] {
+    let mut id = *b"-MC0001-............";
+    rand::rng().fill_bytes(&mut id[8..]);
+    id
 }
 
 /// Our handshake. No extension bit is set: both ends know the metadata, and peers come from the coordinator only.

@@ -76,12 +76,13 @@ async fn a_model_comes_from_the_hub_once_and_goes_on_to_a_peer() {
     }
     let uploader = Uploader::bind(
         "127.0.0.1:0".parse().unwrap(),
+        None,
         Arc::new(Shelf(shelf)),
         Arc::new(|_, _| ()),
     )
     .await
     .unwrap();
-    let engine = Engine::start().unwrap();
+    let engine = Engine::start(None).unwrap();
     let mut taken = Vec::new();
     for (segment, _, pieces) in fetched {
         let io = Memory::new(segment.len());

@@ -12,6 +12,7 @@ pub mod cable;
 pub mod case;
 pub mod command;
 pub mod idle;
+pub mod key;
 pub mod model;
 pub mod network;
 pub mod process;

@@ -24,7 +24,7 @@ pub fn restart(team: Team, field: &Field<'_>) -> Result<Sample> {
     before.context("no agent")?.stop()?;
     players.hub.clear();
     let machine = machine_cpu_seconds()?;
-    let (agent, seconds) = start_again(field)?;
+    let (agent, seconds) = start_again(team, field)?;
     let own = agent.cpu_seconds()?;
     let others = machine_cpu_seconds()? - machine - own;
     let sample = Sample {
@@ -53,7 +53,7 @@ pub fn restart_killed(team: Team, field: &Field<'_>) -> Result<Sample> {
     wait_for_half(&network, field, &mut players, Host::Node(0))?;
     players.kill(0)?;
     let killed = Meter::read(&network, &players)?;
-    let (agent, seconds) = start_again(field)?;
+    let (agent, seconds) = start_again(team, field)?;
     let bytes_read = agent.bytes_read()?;
     players.nodes = vec![Some(agent)];
     let mut sample = start.sample(&network, &players, field, 0.0)?;
@@ -66,7 +66,7 @@ pub fn restart_killed(team: Team, field: &Field<'_>) -> Result<Sample> {
 
     players.kill(0)?;
     players.hub.clear();
-    let (agent, complete_seconds) = start_again(field)?;
+    let (agent, complete_seconds) = start_again(team, field)?;
     sample.seconds = seconds;
     sample.finishes = vec![seconds];
     sample.figures = vec![
@@ -84,9 +84,9 @@ pub fn restart_killed(team: Team, field: &Field<'_>) -> Result<Sample> {
 }
 
 /// Starts the agent of node 0 and tells it what to hold; with the seconds until it is Ready.
-fn start_again(field: &Field<'_>) -> Result<(Process, f64)> {
+fn start_again(team: Team, field: &Field<'_>) -> Result<(Process, f64)> {
     let began = Instant::now();
-    let mut agent = start_agent(field, 0)?;
+    let mut agent = start_agent(team, field, 0)?;
     agent.tell(&field.directory.join("objects.json").display().to_string())?;
     agent.until_says("Ready", PATIENCE)?;
     let seconds = began.elapsed().as_secs_f64();

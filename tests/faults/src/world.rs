@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use modelcache_bench::command::{inside, run};
+use modelcache_bench::key;
 use modelcache_bench::model::SNAPSHOT;
 use modelcache_bench::network::{Cable, Host, Net, Network};
 use modelcache_bench::process::Process;
@@ -76,6 +77,8 @@ impl<'a> World<'a> {
                 "0.0.0.0:9489".to_owned(),
                 "--grace".to_owned(),
                 GRACE.to_string(),
+                "--key".to_owned(),
+                key::file(&setup.directory)?.display().to_string(),
             ],
         )?;
         Ok(world)
@@ -110,8 +113,22 @@ impl<'a> World<'a> {
                 ),
                 "--token-file".to_owned(),
                 token.display().to_string(),
+                "--key".to_owned(),
+                key::file(&self.setup.directory)?.display().to_string(),
+                "--peer-links".to_owned(),
+                self.links().to_owned(),
             ],
         )
+    }
+
+    /// How bytes travel between nodes. Where they are encrypted a liar only breaks connections, so swarms of four do without, and
+    /// what it says reaches the pieces' hashes.
+    fn links(&self) -> &'static str {
+        if self.disks.len() == 4 {
+            "authenticated"
+        } else {
+            "encrypted"
+        }
     }
 
     fn serve(&mut self, host: Host, program: impl IntoIterator<Item = String>) -> Result<()> {

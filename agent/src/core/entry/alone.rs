@@ -7,7 +7,6 @@ use std::time::Instant;
 
 use modelcache_crds::model_cache::SourcePolicy;
 use modelcache_swarm::coordination::Member;
-use modelcache_swarm::engine;
 use modelcache_swarm::inventory::{Answer, Question};
 use modelcache_swarm::verify::piece_count;
 
@@ -129,8 +128,9 @@ impl Entry {
         let send = self.sender(context);
         let snapshot = self.snapshot.name.clone();
         // Nothing waits for it at the end: it touches nothing here, and is over after some seconds.
+        let engine = context.engine.clone();
         tokio::spawn(async move {
-            let answer = engine::ask(address, &snapshot, &Question { wants }).await;
+            let answer = engine.ask(address, &snapshot, &Question { wants }).await;
             if let Err(error) = &answer {
                 tracing::debug!(snapshot, node, %error, "another node does not say what it has");
             }

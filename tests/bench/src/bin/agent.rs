@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
 use clap::Parser;
-use modelcache_agent::args::LogFormat;
+use modelcache_agent::args::{LogFormat, PeerLinks};
 use modelcache_agent::coordinator::{Link, LinkConfig};
 use modelcache_agent::core::{Core, Settings};
 use modelcache_agent::http::Health;
@@ -21,6 +21,8 @@ use modelcache_agent::intent::{self, Intent, Objects};
 use modelcache_agent::log;
 use modelcache_agent::metrics::Metrics;
 use modelcache_agent::state::NodeState;
+use modelcache_swarm::link::{Mode, Security};
+use modelcache_swarm::secret::{Keys, Purpose};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -48,6 +50,12 @@ struct Arguments {
     /// File whose content names the node to the laboratory's coordinator.
     #[arg(long)]
     token_file: PathBuf,
+    /// File with the secret that all share.
+    #[arg(long)]
+    key: PathBuf,
+    /// How bytes travel between nodes.
+    #[arg(long, value_enum, default_value_t = PeerLinks::Encrypted)]
+    peer_links: PeerLinks,
 }
 
 fn main() -> Result<()> {
@@ -84,12 +92,15 @@ async fn run(arguments: Arguments) -> Result<()> {
             stop.cancel();
         }
     });
+    let keys = Keys::follow(arguments.key)?;
+    let links = Mode::from(arguments.peer_links);
     let core = Core::open(
         Settings {
             node: arguments.node.clone(),
             node_ip: arguments.node_ip,
             peer_listen: SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 9492),
             cache_dir: arguments.cache_dir,
+            security: Security::new(keys.clone(), Purpose::PeerLink, links),
         },
         Arc::new(Metrics::new()),
         Arc::new(Health::new()),
@@ -100,6 +111,7 @@ async fn run(arguments: Arguments) -> Result<()> {
         token_file: arguments.token_file,
         node: arguments.node,
         peer_address: core.peer_address(),
+        security: Security::new(keys, Purpose::Coordination, Mode::Encrypted),
     });
     tokio::spawn(tell(core.state()));
     core.run(link, orders, intents, stop).await;

@@ -5,7 +5,7 @@
 
 use std::io::BufRead as _;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
@@ -18,7 +18,9 @@ use modelcache_operator::coordinator::{
     server,
 };
 use modelcache_swarm::coordination::OriginAccess;
+use modelcache_swarm::link::{Mode, Security};
 use modelcache_swarm::plan;
+use modelcache_swarm::secret::{Keys, Purpose};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -27,6 +29,9 @@ struct Arguments {
     /// Where agents connect.
     #[arg(long)]
     listen: SocketAddr,
+    /// File with the secret that all share.
+    #[arg(long)]
+    key: PathBuf,
     /// Fetches from the hub under way in the whole cluster [default: the operator's].
     #[arg(long)]
     fetches: Option<u32>,
@@ -61,7 +66,9 @@ async fn main() -> Result<()> {
         }
     });
     let listener = TcpListener::bind(arguments.listen).await?;
-    server::serve(coordinator, listener, Arc::new(TokenIsName), stop).await?;
+    let keys = Keys::follow(arguments.key)?;
+    let security = Security::new(keys, Purpose::Coordination, Mode::Encrypted);
+    server::serve(coordinator, listener, security, Arc::new(TokenIsName), stop).await?;
     Ok(())
 }
 

@@ -133,7 +133,7 @@ pub const CASES: &[Case] = &[
         name: "cpu",
         about: "one sender, one receiver, 2 GB in memory, nothing shaped, SHA-256 included",
         work: Work::Grow,
-        peers: &[Team::Librqbit, Team::Libtorrent, Team::Nginx],
+        peers: &[Team::InClear, Team::Librqbit, Team::Libtorrent, Team::Nginx],
         hashed: true,
         ..ALONE
     },

@@ -30,6 +30,8 @@ pub enum Team {
     Ours,
     /// The same with one file of the same size.
     OneFile,
+    /// The same as ours, but what nodes give each other is not encrypted.
+    InClear,
     /// libtorrent, a seed at the origin.
     Libtorrent,
     /// The same, the seed super-seeding.
@@ -49,6 +51,7 @@ impl Team {
         match self {
             Self::Ours => "modelcache",
             Self::OneFile => "modelcache, one file",
+            Self::InClear => "modelcache, not encrypted",
             Self::Libtorrent => "libtorrent",
             Self::LibtorrentSuper => "libtorrent, super-seeding",
             Self::Librqbit => "librqbit",
@@ -60,7 +63,7 @@ impl Team {
     /// Whether it proves each file by SHA-256 by itself.
     #[must_use]
     pub fn hashes(self) -> bool {
-        matches!(self, Self::Ours | Self::OneFile)
+        matches!(self, Self::Ours | Self::OneFile | Self::InClear)
     }
 }
 
@@ -150,7 +153,7 @@ impl Players {
     pub fn start(team: Team, field: &Field<'_>) -> Result<Self> {
         field.create_homes()?;
         match team {
-            Team::Ours | Team::OneFile => ours::start(team, field),
+            Team::Ours | Team::OneFile | Team::InClear => ours::start(team, field),
             Team::Libtorrent | Team::LibtorrentSuper | Team::Librqbit => {
                 torrent::start(team, field)
             }
@@ -169,7 +172,7 @@ impl Players {
     pub fn go(&mut self, field: &Field<'_>, number: u8) -> Result<()> {
         let at = usize::from(number);
         let started = match self.team {
-            Team::Ours | Team::OneFile => return ours::go(self, at),
+            Team::Ours | Team::OneFile | Team::InClear => return ours::go(self, at),
             Team::Libtorrent | Team::LibtorrentSuper | Team::Librqbit => {
                 return self.node(at)?.tell("go");
             }

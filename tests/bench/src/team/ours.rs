@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result};
 
 use super::{Field, Players, START_PATIENCE, Team};
 use crate::command::{inside, run};
+use crate::key;
 use crate::model::{self, Listed, Model, REPOSITORY, SNAPSHOT};
 use crate::network::{Host, Net};
 use crate::process::Process;
@@ -49,7 +50,7 @@ pub(super) fn start_with(
     )?;
     players.word = objects.display().to_string();
     for number in 0..field.case.hosts() {
-        players.nodes.push(Some(start_agent(field, number)?));
+        players.nodes.push(Some(start_agent(team, field, number)?));
         let published = field.home(number).join("models/bench").join(SNAPSHOT);
         players.data.push(published.join("files"));
         players.marks.push(published);
@@ -91,6 +92,10 @@ pub(super) fn go(players: &mut Players, at: usize) -> Result<()> {
 fn start_coordinator(field: &Field<'_>) -> Result<Process> {
     let program = field.program("modelcache-bench-coordinator");
     let mut words = vec![program, "--listen".to_owned(), "0.0.0.0:9489".to_owned()];
+    words.extend([
+        "--key".to_owned(),
+        key::file(field.directory)?.display().to_string(),
+    ]);
     if let Some(fetches) = field.fetches {
         words.extend(["--fetches".to_owned(), fetches.to_string()]);
     }
@@ -99,7 +104,7 @@ fn start_coordinator(field: &Field<'_>) -> Result<Process> {
 }
 
 /// Starts a node's agent.
-pub fn start_agent(field: &Field<'_>, number: u8) -> Result<Process> {
+pub fn start_agent(team: Team, field: &Field<'_>, number: u8) -> Result<Process> {
     let host = Host::Node(number);
     let root = field.home(number);
     let token = field.directory.join(format!("{}.token", host.name()));
@@ -120,6 +125,14 @@ pub fn start_agent(field: &Field<'_>, number: u8) -> Result<Process> {
             "ws://10.91.0.3:9489/v1/coordinate",
             "--token-file",
             &token.display().to_string(),
+            "--key",
+            &key::file(field.directory)?.display().to_string(),
+            "--peer-links",
+            if team == Team::InClear {
+                "authenticated"
+            } else {
+                "encrypted"
+            },
         ],
     )
 }

@@ -1,0 +1,87 @@
+//! A listener that hands out only streams of members of the cluster, encrypted.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::serve::Listener;
+use modelcache_swarm::link::{Link, Security};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
+
+/// Handshakes at once; more connections are closed at once. Agents try again.
+const MAX_STRANGERS: usize = 256;
+
+/// Links that wait for the server, which takes them at once.
+const QUEUE: usize = 16;
+
+/// Accepts links.
+pub struct SecureListener {
+    addr: SocketAddr,
+    links: mpsc::Receiver<(Link<TcpStream>, SocketAddr)>,
+    /// Ends the task that accepts when this is dropped.
+    _accepting: JoinSet<()>,
+}
+
+impl SecureListener {
+    /// Lets in those who make a link with `security`. Must be called within a tokio runtime.
+    pub fn new(listener: TcpListener, security: Security) -> io::Result<Self> {
+        let addr = listener.local_addr()?;
+        let (ready, links) = mpsc::channel(QUEUE);
+        let mut accepting = JoinSet::new();
+        accepting.spawn(accept(listener, security, ready));
+        Ok(Self {
+            addr,
+            links,
+            _accepting: accepting,
+        })
+    }
+}
+
+impl Listener for SecureListener {
+    type Io = Link<TcpStream>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        match self.links.recv().await {
+            Some(link) => link,
+            // The task that accepts is gone, which happens only at the end of the runtime.
+            None => std::future::pending().await,
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<Self::Addr> {
+        Ok(self.addr)
+    }
+}
+
+async fn accept(
+    mut listener: TcpListener,
+    security: Security,
+    ready: mpsc::Sender<(Link<TcpStream>, SocketAddr)>,
+) {
+    let strangers = Arc::new(Semaphore::new(MAX_STRANGERS));
+    let mut handshakes = JoinSet::new();
+    loop {
+        while handshakes.try_join_next().is_some() {}
+        // axum's own way of accepting, which waits when the system has no more descriptors.
+        let (stream, peer) = Listener::accept(&mut listener).await;
+        let Ok(stranger) = strangers.clone().try_acquire_owned() else {
+            tracing::debug!(%peer, "too many connections of which nothing is known, closing");
+            continue;
+        };
+        let (security, ready) = (security.clone(), ready.clone());
+        handshakes.spawn(async move {
+            let _stranger = stranger;
+            // Orders are small and urgent.
+            if let Err(error) = stream.set_nodelay(true) {
+                tracing::debug!(%error, "TCP_NODELAY cannot be set");
+            }
+            match security.accept(stream).await {
+                Ok(link) => drop(ready.send((link, peer)).await),
+                Err(error) => tracing::debug!(%peer, %error, "no link"),
+            }
+        });
+    }
+}

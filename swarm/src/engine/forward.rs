@@ -1,0 +1,198 @@
+//! librqbit's way to holders that want a link.
+//!
+//! librqbit dials by itself and cannot be given a stream. So every torrent gets the address of one listener of ours on
+//! loopback as its only peer, and who connects there is led to the link that was made to the holder before; librqbit
+//! hears nothing of a holder that cannot be reached or has no key.
+//!
+//! Other processes of the node can connect to that listener too. What admits is librqbit's own peer id, the first
+//! thing it says: random, known to this process only, and replaced before anything goes to the holder. The listener
+//! lives as long as librqbit's session, so that nobody else ever gets its port and hears the id.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use thiserror::Error;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tracing::{debug, warn};
+
+use super::CONNECT_TIMEOUT;
+use super::storage::BLOCK_BYTES;
+use super::uploader::Connection as _;
+use super::wire::{self, HANDSHAKE_BYTES};
+use crate::link::{Link, LinkError, Security};
+
+/// Connections to the listener at once, admitted or not; more are closed at once.
+const MAX_CONNECTIONS: usize = 256;
+/// Time for librqbit's handshake, which it says as soon as it is connected.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Bytes that are handed on at once. A link decrypts up to four records straight into it.
+const PASS_BYTES: usize = 256 << 10;
+/// Requests are 17 bytes each.
+const REQUEST_BYTES: usize = 16 << 10;
+
+/// Why there is no way to a holder.
+#[derive(Debug, Error)]
+pub(super) enum WayError {
+    /// It cannot be reached.
+    #[error(transparent)]
+    Connect(#[from] io::Error),
+    /// It is none of us, or we are none of its.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+}
+
+/// Links that wait for librqbit, by the info hash it will ask for.
+type Ready = Arc<Mutex<HashMap<[u8; 20], Link<TcpStream>>>>;
+
+/// Makes links to holders and leads librqbit to them.
+pub(super) struct Forwarder {
+    addr: SocketAddr,
+    security: Security,
+    ready: Ready,
+}
+
+impl Forwarder {
+    /// Starts to listen, in a task of the current runtime, for a librqbit of this peer id.
+    pub(super) async fn start(security: Security, peer_id: [u8; 20]) -> io::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let addr = listener.local_addr()?;
+        let ready = Ready::default();
+        tokio::spawn(accept(listener, peer_id, Arc::clone(&ready)));
+        Ok(Self {
+            addr,
+            security,
+            ready,
+        })
+    }
+
+    /// How links to holders are made.
+    pub(super) fn security(&self) -> &Security {
+        &self.security
+    }
+
+    /// Where librqbit is to connect.
+    pub(super) fn local_addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Makes a link to `holder` for the one torrent that will ask for `info_hash`.
+    pub(super) async fn lead(
+        &self,
+        info_hash: [u8; 20],
+        holder: SocketAddr,
+    ) -> Result<Way, WayError> {
+        let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(holder))
+            .await
+            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        stream.set_nodelay(true)?;
+        let link = self.security.dial(stream).await?;
+        lock(&self.ready).insert(info_hash, link);
+        Ok(Way {
+            ready: Arc::clone(&self.ready),
+            info_hash,
+        })
+    }
+}
+
+/// A link that waits for librqbit; closed when this is dropped before librqbit came.
+pub(super) struct Way {
+    ready: Ready,
+    info_hash: [u8; 20],
+}
+
+impl Drop for Way {
+    fn drop(&mut self) {
+        lock(&self.ready).remove(&self.info_hash);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn accept(listener: TcpListener, peer_id: [u8; 20], ready: Ready) {
+    let mut connections = JoinSet::new();
+    loop {
+        while connections.try_join_next().is_some() {}
+        match listener.accept().await {
+            Ok((stream, _)) if connections.len() < MAX_CONNECTIONS => {
+                let ready = Arc::clone(&ready);
+                connections.spawn(async move {
+                    if let Err(error) = pass(stream, peer_id, &ready).await {
+                        debug!(%error, "a forwarded connection ended");
+                    }
+                });
+            }
+            Ok(_) => debug!("too many connections to forward, closing"),
+            Err(error) => {
+                // Out of descriptors, most likely: accepting again at once would only burn the processor.
+                warn!(%error, "cannot accept the BitTorrent engine's connection");
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        }
+    }
+}
+
+/// Leads one connection to its link, if it is librqbit's, and hands on what both say until one ends.
+async fn pass(mut near: TcpStream, peer_id: [u8; 20], ready: &Ready) -> io::Result<()> {
+    near.set_nodelay(true)?;
+    let mut hello = [0; HANDSHAKE_BYTES];
+    timeout(HANDSHAKE_TIMEOUT, near.read_exact(&mut hello))
+        .await
+        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    near.acknowledge_at_once();
+    let stranger = || io::Error::from(io::ErrorKind::PermissionDenied);
+    let info_hash = wire::parse_handshake(&hello).map_err(|_| stranger())?;
+    let (said, id) = hello.split_at(HANDSHAKE_BYTES - peer_id.len());
+    verify_slices_are_equal(id, &peer_id).map_err(|_| stranger())?;
+    let Some(mut far) = lock(ready).remove(&info_hash) else {
+        return Err(io::ErrorKind::NotFound.into());
+    };
+    far.write_all(&[said, &wire::peer_id()].concat()).await?;
+    far.flush().await?;
+
+    let (mut from_far, mut to_far) = tokio::io::split(far);
+    let (mut from_near, mut to_near) = near.split();
+    // librqbit leaves Nagle's algorithm on: what it asks for next waits until the packet before is acknowledged, which
+    // blocks that go to it do by the way. Until they flow it is done at once; afterwards requests gather by themselves,
+    // which saves a system call and a record each.
+    let passed = AtomicU64::new(0);
+    let blocks = async {
+        let mut buffer = vec![0; PASS_BYTES];
+        loop {
+            let len = from_far.read(&mut buffer).await?;
+            if len == 0 {
+                return Ok(());
+            }
+            to_near.write_all(&buffer[..len]).await?;
+            passed.fetch_add(len as u64, Ordering::Relaxed);
+        }
+    };
+    let requests = async {
+        let mut buffer = vec![0; REQUEST_BYTES];
+        loop {
+            let len = from_near.read(&mut buffer).await?;
+            if len == 0 {
+                return Ok(());
+            }
+            if passed.load(Ordering::Relaxed) < BLOCK_BYTES as u64 {
+                let socket: &TcpStream = from_near.as_ref();
+                socket.acknowledge_at_once();
+            }
+            to_far.write_all(&buffer[..len]).await?;
+            to_far.flush().await?;
+        }
+    };
+    tokio::select! {
+        end = blocks => end,
+        end = requests => end,
+    }
+}

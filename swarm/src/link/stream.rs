@@ -1,0 +1,323 @@
+//! The stream after the handshake: records of up to 65,535 bytes, each a length (two bytes, big-endian) and a Noise
+//! transport message.
+//!
+//! The end of the stream is not authenticated: what speaks over a link must know by itself when it has everything, as
+//! BitTorrent's pieces and WebSocket's closing frame do. A record that is cut off is an error.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use snow::TransportState;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::Mode;
+use super::crypto::TAG_BYTES;
+use crate::secret::KeyId;
+
+const LENGTH_BYTES: usize = 2;
+/// The longest Noise message.
+const MAX_MESSAGE_BYTES: usize = 65_535;
+/// The most text in one.
+const MAX_TEXT_BYTES: usize = MAX_MESSAGE_BYTES - TAG_BYTES;
+/// Text that is encrypted and sent at once: a batch of blocks, with their headers.
+const MAX_BATCH_BYTES: usize = 3 * MAX_TEXT_BYTES;
+/// Bytes that are read at once; must hold a record, and few system calls are cheap ones. Memory that is never read
+/// into costs nothing.
+const READ_BYTES: usize = 256 << 10;
+
+/// A stream to another member of the cluster.
+///
+/// Like other streams that transform what is written, it needs to be flushed: until then the last bytes may wait here.
+pub struct Link<S> {
+    pub(super) stream: S,
+    key: KeyId,
+    /// Absent when the bytes travel as they are.
+    records: Option<Box<Records>>,
+}
+
+impl<S> Link<S> {
+    pub(super) fn new(stream: S, mode: Mode, noise: TransportState, key: KeyId) -> Self {
+        let records = (mode == Mode::Encrypted).then(|| Box::new(Records::new(noise)));
+        Self {
+            stream,
+            key,
+            records,
+        }
+    }
+
+    /// The key that both ends proved to have.
+    #[must_use]
+    pub fn key_id(&self) -> KeyId {
+        self.key
+    }
+
+    /// The stream below, to look at.
+    #[must_use]
+    pub fn get_ref(&self) -> &S {
+        &self.stream
+    }
+
+    /// Whether what is written is encrypted.
+    #[must_use]
+    pub fn is_encrypted(&self) -> bool {
+        self.records.is_some()
+    }
+}
+
+/// Both directions' buffers. Each vector has the length of its memory; ranges say which part of it counts.
+struct Records {
+    noise: TransportState,
+    /// As it came from the wire.
+    read: Vec<u8>,
+    read_start: usize,
+    read_end: usize,
+    /// Decrypted text for which the reader had no room.
+    text: Vec<u8>,
+    text_start: usize,
+    text_end: usize,
+    /// As it goes to the wire.
+    write: Vec<u8>,
+    write_start: usize,
+    write_end: usize,
+}
+
+impl Records {
+    fn new(noise: TransportState) -> Self {
+        Self {
+            noise,
+            read: Vec::new(),
+            read_start: 0,
+            read_end: 0,
+            text: Vec::new(),
+            text_start: 0,
+            text_end: 0,
+            write: Vec::new(),
+            write_start: 0,
+            write_end: 0,
+        }
+    }
+
+    /// Where in `read` the next message lies, once all of it is there.
+    fn next_message(&self) -> io::Result<Option<(usize, usize)>> {
+        let bytes = &self.read[self.read_start..self.read_end];
+        let Some((length, rest)) = bytes.split_first_chunk::<LENGTH_BYTES>() else {
+            return Ok(None);
+        };
+        let length = usize::from(u16::from_be_bytes(*length));
+        if length < TAG_BYTES {
+            return Err(invalid("a record too short to be one"));
+        }
+        let start = self.read_start + LENGTH_BYTES;
+        Ok((rest.len() >= length).then_some((start, start + length)))
+    }
+
+    /// Decrypts what is complete into `buf`, as far as there is room. Whether there was anything.
+    fn take_text(&mut self, buf: &mut ReadBuf<'_>) -> io::Result<bool> {
+        let before = buf.filled().len();
+        self.drain_text(buf);
+        while self.text_start == self.text_end
+            && let Some((start, end)) = self.next_message()?
+        {
+            let message = &self.read[start..end];
+            let length = end - start - TAG_BYTES;
+            if length <= buf.remaining() {
+                let room = buf.initialize_unfilled_to(length);
+                open(&mut self.noise, message, room)?;
+                buf.advance(length);
+            } else if buf.filled().len() > before {
+                // The next call may bring a buffer that has room for it.
+                break;
+            } else {
+                grow(&mut self.text, length);
+                open(&mut self.noise, message, &mut self.text[..length])?;
+                (self.text_start, self.text_end) = (0, length);
+                self.drain_text(buf);
+            }
+            self.read_start = end;
+        }
+        Ok(buf.filled().len() > before)
+    }
+
+    fn drain_text(&mut self, buf: &mut ReadBuf<'_>) {
+        let len = buf.remaining().min(self.text_end - self.text_start);
+        buf.put_slice(&self.text[self.text_start..self.text_start + len]);
+        self.text_start += len;
+    }
+
+    /// Reads once more from the wire; `false` at its end.
+    fn poll_fill<S>(&mut self, stream: &mut S, cx: &mut Context<'_>) -> Poll<io::Result<bool>>
+    where
+        S: AsyncRead + Unpin,
+    {
+        grow(&mut self.read, READ_BYTES);
+        self.read.copy_within(self.read_start..self.read_end, 0);
+        self.read_end -= self.read_start;
+        self.read_start = 0;
+        let mut free = ReadBuf::new(&mut self.read[self.read_end..]);
+        ready!(Pin::new(stream).poll_read(cx, &mut free))?;
+        let len = free.filled().len();
+        if len == 0 && self.read_end > 0 {
+            return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+        }
+        self.read_end += len;
+        Poll::Ready(Ok(len > 0))
+    }
+
+    /// Encrypts a batch. Must be called only when nothing waits to be written.
+    fn seal(&mut self, text: &[u8]) -> io::Result<()> {
+        let records = text.len().div_ceil(MAX_TEXT_BYTES);
+        grow(
+            &mut self.write,
+            text.len() + records * (LENGTH_BYTES + TAG_BYTES),
+        );
+        (self.write_start, self.write_end) = (0, 0);
+        for text in text.chunks(MAX_TEXT_BYTES) {
+            let length = text.len() + TAG_BYTES;
+            let record = &mut self.write[self.write_end..][..LENGTH_BYTES + length];
+            let (head, message) = record.split_at_mut(LENGTH_BYTES);
+            head.copy_from_slice(&u16::try_from(length).unwrap_or(u16::MAX).to_be_bytes());
+            match self.noise.write_message(text, message) {
+                Ok(written) if written == length => self.write_end += LENGTH_BYTES + length,
+                _ => return Err(invalid("the text cannot be encrypted")),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends what was encrypted.
+    fn poll_drain<S>(&mut self, stream: &mut S, cx: &mut Context<'_>) -> Poll<io::Result<()>>
+    where
+        S: AsyncWrite + Unpin,
+    {
+        while self.write_start < self.write_end {
+            let bytes = &self.write[self.write_start..self.write_end];
+            let len = ready!(Pin::new(&mut *stream).poll_write(cx, bytes))?;
+            if len == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.write_start += len;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Takes a batch, once the one before it is sent.
+    fn poll_write<S>(
+        &mut self,
+        stream: &mut S,
+        cx: &mut Context<'_>,
+        text: &[u8],
+    ) -> Poll<io::Result<usize>>
+    where
+        S: AsyncWrite + Unpin,
+    {
+        ready!(self.poll_drain(stream, cx))?;
+        let len = text.len().min(MAX_BATCH_BYTES);
+        self.seal(&text[..len])?;
+        match self.poll_drain(stream, cx) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            // What the wire does not take now goes with the next write or the flush.
+            _ => Poll::Ready(Ok(len)),
+        }
+    }
+}
+
+/// Fresh memory costs a page fault for each page: what is there is used again.
+fn grow(buffer: &mut Vec<u8>, len: usize) {
+    if buffer.len() < len {
+        *buffer = vec![0; len];
+    }
+}
+
+fn open(noise: &mut TransportState, message: &[u8], text: &mut [u8]) -> io::Result<()> {
+    match noise.read_message(message, text) {
+        Ok(len) if len == text.len() => Ok(()),
+        _ => Err(invalid("a record that was changed on the way")),
+    }
+}
+
+fn invalid(message: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, message)
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Link<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let Self {
+            stream, records, ..
+        } = self.get_mut();
+        let Some(records) = records else {
+            return Pin::new(stream).poll_read(cx, buf);
+        };
+        while buf.remaining() > 0 && !records.take_text(buf)? {
+            if !ready!(records.poll_fill(stream, cx))? {
+                break;
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Link<S> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let Self {
+            stream, records, ..
+        } = self.get_mut();
+        match records {
+            Some(records) => records.poll_write(stream, cx, buf),
+            None => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let Self {
+            stream, records, ..
+        } = self.get_mut();
+        let Some(records) = records else {
+            return Pin::new(stream).poll_write_vectored(cx, bufs);
+        };
+        // Before the copy, which would be for nothing.
+        ready!(records.poll_drain(stream, cx))?;
+        let mut text = Vec::new();
+        for buf in bufs {
+            let len = buf.len().min(MAX_BATCH_BYTES - text.len());
+            text.extend_from_slice(&buf[..len]);
+        }
+        records.poll_write(stream, cx, &text)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.records.is_some() || self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Self {
+            stream, records, ..
+        } = self.get_mut();
+        if let Some(records) = records {
+            ready!(records.poll_drain(stream, cx))?;
+        }
+        Pin::new(stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Self {
+            stream, records, ..
+        } = self.get_mut();
+        if let Some(records) = records {
+            ready!(records.poll_drain(stream, cx))?;
+        }
+        Pin::new(stream).poll_shutdown(cx)
+    }
+}

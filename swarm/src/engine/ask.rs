@@ -172,7 +172,7 @@ mod tests {
     }
 
     fn keys_of(number: u8) -> Security {
-        let key = Key::parse(&format!("{number:02x}").repeat(32)).unwrap();
+        let key = Key::parse(&format!("{}00", format!("{number:02x}").repeat(31))).unwrap();
         let (_, keys) = Keys::set_by_hand(Keyring::new(key, None));
         Security::new(keys, Purpose::PeerLink, Mode::Encrypted)
     }

@@ -168,9 +168,9 @@ impl Ledger {
         self.ids.get(name).copied()
     }
 
-    /// Makes a node a member of a snapshot, of which it brings all or not.
-    pub(super) fn join(&mut self, node: NodeId, id: SnapId, full: bool) {
-        self.snaps[id].join(node, full);
+    /// Makes a node a member of a snapshot.
+    pub(super) fn join(&mut self, node: NodeId, id: SnapId) {
+        self.snaps[id].join(node);
         self.nodes[node].snaps.push(id);
         let snaps = &self.snaps;
         self.nodes[node].snaps.sort_by_key(|id| snaps[*id].rank);

@@ -159,7 +159,7 @@ impl Schedule {
             if ledger.nodes[node].snaps.len() >= TRACKED {
                 return;
             }
-            ledger.join(node, id, held.len() == segments as usize);
+            ledger.join(node, id);
         }
         for held in held.into_values() {
             ledger.have(node, id, held, now);

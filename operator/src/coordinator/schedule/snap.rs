@@ -97,7 +97,7 @@ pub(super) struct Member {
     pub(super) open: BTreeMap<u32, Lease>,
     /// Segments fetched from the hub or being fetched.
     pub(super) fetched: u32,
-    /// Whether it held everything already when it first said what it holds.
+    /// Whether it holds everything.
     pub(super) seeder: bool,
     pub(super) origin_sent: bool,
     /// The version of the roster that it was told.
@@ -155,7 +155,7 @@ pub(super) struct Snap {
     pub(super) strikes: BTreeMap<(u32, NodeId), BTreeSet<NodeId>>,
     /// What agents know of the members.
     pub(super) roster: Roster,
-    /// Members that brought all of it with them.
+    /// Members that hold everything.
     pub(super) seeders: usize,
 }
 
@@ -189,8 +189,7 @@ impl Snap {
     }
 
     /// A member of which nothing is entered yet.
-    pub(super) fn join(&mut self, node: NodeId, seeder: bool) {
-        self.seeders += usize::from(seeder);
+    pub(super) fn join(&mut self, node: NodeId) {
         self.members.insert(
             node,
             Member {
@@ -200,7 +199,7 @@ impl Snap {
                 alone: 0,
                 open: BTreeMap::new(),
                 fetched: 0,
-                seeder,
+                seeder: false,
                 origin_sent: false,
                 roster: 0,
                 backoff: Backoff::default(),
@@ -269,6 +268,12 @@ impl Snap {
                 _ => {}
             }
             member.wants.set(index, wants);
+            let full = member.wanting == 0 && member.open.is_empty() && member.discarding.is_none();
+            match (std::mem::replace(&mut member.seeder, full), full) {
+                (false, true) => self.seeders += 1,
+                (true, false) => self.seeders -= 1,
+                _ => {}
+            }
         }
     }
 

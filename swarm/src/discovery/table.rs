@@ -112,26 +112,30 @@ impl Peer {
     }
 }
 
-/// What one node says it holds.
+/// What one node says about itself.
 #[derive(Debug)]
-struct Holding {
-    /// The node's life and the generation within it.
+struct Node {
+    /// Its life and the generation within it.
     version: (UnixMillis, u32),
-    /// By number, of which there are no more than [`MAX_PAGES`](super::announcement::MAX_PAGES).
+    /// What it holds, by page, of which there are no more than [`MAX_PAGES`](super::announcement::MAX_PAGES).
     pages: BTreeMap<u8, Vec<ContentId>>,
+    /// Where it listens.
+    listening: Vec<SocketAddr>,
 }
 
-impl Holding {
+impl Node {
     fn new(version: (UnixMillis, u32)) -> Self {
         Self {
             version,
             pages: BTreeMap::new(),
+            listening: Vec::new(),
         }
     }
 
     fn take(&mut self, version: (UnixMillis, u32), page: &Page) {
         if version > self.version {
-            *self = Self::new(version);
+            self.version = version;
+            self.pages.clear();
         }
         // Pages may arrive out of order: an older one says nothing any more.
         if version == self.version {
@@ -139,7 +143,7 @@ impl Holding {
         }
     }
 
-    fn has(&self, content: &ContentId) -> bool {
+    fn holds(&self, content: &ContentId) -> bool {
         self.pages.values().any(|page| page.contains(content))
     }
 }
@@ -148,37 +152,40 @@ impl Holding {
 #[derive(Debug, Default)]
 pub struct PeerTable {
     peers: HashMap<SocketAddr, Peer>,
-    holdings: HashMap<NodeName, Holding>,
+    nodes: HashMap<NodeName, Node>,
 }
 
 impl PeerTable {
     /// Takes in an announcement that the guard let pass.
     pub fn announced(&mut self, announcement: &Announcement, now: Instant) {
-        let node = &announcement.node;
+        let name = &announcement.node;
         let page = match &announcement.body {
             Body::Page(page) => page,
             Body::Goodbye => {
-                self.leave(node);
+                self.leave(name);
                 return;
             }
         };
+        let version = (announcement.boot, page.generation());
+        let node = self.nodes.entry(name.clone());
+        let node = node.or_insert_with(|| Node::new(version));
+        node.take(version, page);
         // The latest announcement says where a node is; the addresses that it has given up are gone at once.
         let listening = announcement.listening.as_slice();
-        self.peers.retain(|address, peer| {
-            peer.node.as_ref() != Some(node) || listening.contains(address)
-        });
-        for address in listening {
-            let peer = self.sighted(*address, Origin::Announcement, now);
-            peer.node = Some(node.clone());
+        let before = std::mem::replace(&mut node.listening, listening.to_vec());
+        for address in before {
+            if !listening.contains(&address) {
+                self.give_up(address, name);
+            }
         }
-        let version = (announcement.boot, page.generation());
-        self.holdings
-            .entry(node.clone())
-            .or_insert_with(|| Holding::new(version))
-            .take(version, page);
+        for address in listening {
+            if let Some(peer) = self.sighted(*address, Origin::Announcement, now) {
+                peer.node = Some(name.clone());
+            }
+        }
         // Each node has an address, or had one until it was displaced.
-        if self.holdings.len() > self.peers.len() {
-            self.forget_holdings();
+        if self.nodes.len() > self.peers.len() {
+            self.forget_nodes();
         }
     }
 
@@ -190,7 +197,9 @@ impl PeerTable {
         contents: &[ContentId],
         now: Instant,
     ) {
-        let peer = self.sighted(address, origin, now);
+        let Some(peer) = self.sighted(address, origin, now) else {
+            return;
+        };
         for content in contents {
             if peer.unsigned.len() < MAX_UNSIGNED_CONTENTS {
                 peer.unsigned.insert(*content);
@@ -215,7 +224,7 @@ impl PeerTable {
     /// Forgets what is gone.
     pub fn expire(&mut self, now: Instant) {
         self.peers.retain(|_, peer| peer.age(now).is_some());
-        self.forget_holdings();
+        self.forget_nodes();
     }
 
     /// Every address that is not gone, sorted by node and address.
@@ -235,10 +244,8 @@ impl PeerTable {
     pub fn holders(&self, content: ContentId, now: Instant) -> Vec<SocketAddr> {
         let mut holders = self.peers(now);
         holders.retain(|(_, peer)| {
-            let node = peer.node.as_ref();
-            let announced = node.and_then(|node| self.holdings.get(node));
-            announced.is_some_and(|holding| holding.has(&content))
-                || peer.unsigned.contains(&content)
+            let node = peer.node.as_ref().and_then(|name| self.nodes.get(name));
+            node.is_some_and(|node| node.holds(&content)) || peer.unsigned.contains(&content)
         });
         holders.sort_by_key(|(_, peer)| {
             let age = now.saturating_duration_since(peer.last_seen);
@@ -250,10 +257,9 @@ impl PeerTable {
     /// What a node says it holds.
     #[must_use]
     pub fn holds(&self, node: &NodeName) -> Vec<ContentId> {
-        let holding = self.holdings.get(node);
-        holding
-            .into_iter()
-            .flat_map(|holding| holding.pages.values().flatten().copied())
+        let node = self.nodes.get(node);
+        node.into_iter()
+            .flat_map(|node| node.pages.values().flatten().copied())
             .collect()
     }
 
@@ -270,56 +276,66 @@ impl PeerTable {
     }
 
     /// A node said goodbye: its addresses are gone, unless another source names them too.
-    fn leave(&mut self, node: &NodeName) {
-        self.peers.retain(|_, peer| {
-            if peer.node.as_ref() == Some(node) {
-                peer.node = None;
-                peer.origins.remove(&Origin::Announcement);
+    fn leave(&mut self, name: &NodeName) {
+        if let Some(node) = self.nodes.remove(name) {
+            for address in node.listening {
+                self.give_up(address, name);
             }
-            !peer.origins.is_empty()
-        });
-        self.holdings.remove(node);
+        }
     }
 
-    fn sighted(&mut self, address: SocketAddr, origin: Origin, now: Instant) -> &mut Peer {
-        if !self.peers.contains_key(&address) {
-            self.make_room(origin);
+    /// An address is no longer this node's.
+    fn give_up(&mut self, address: SocketAddr, name: &NodeName) {
+        if let Some(peer) = self.peers.get_mut(&address)
+            && peer.node.as_ref() == Some(name)
+        {
+            peer.node = None;
+            peer.origins.remove(&Origin::Announcement);
+            if peer.origins.is_empty() {
+                self.peers.remove(&address);
+            }
+        }
+    }
+
+    /// The entry of an address that was just heard of; `None` when there is no room for it.
+    fn sighted(&mut self, address: SocketAddr, origin: Origin, now: Instant) -> Option<&mut Peer> {
+        if !self.peers.contains_key(&address) && !self.make_room(origin) {
+            return None;
         }
         let peer = self.peers.entry(address).or_insert_with(|| Peer::new(now));
         peer.origins.insert(origin, now);
         peer.last_seen = now;
-        peer
+        Some(peer)
     }
 
-    /// Unsigned sources displace only each other, so that a flood of them costs no address that somebody vouches for.
-    fn make_room(&mut self, origin: Origin) {
-        let unsigned = self.peers.values().filter(|peer| !peer.vouched()).count();
-        let displace_unsigned = if origin.vouched() {
-            self.peers.len() >= MAX_PEERS && unsigned > 0
-        } else {
-            unsigned >= MAX_UNSIGNED
-        };
-        if !displace_unsigned && self.peers.len() < MAX_PEERS {
-            return;
+    /// Makes room for one more address, if there is any to be made: sources that nobody vouches for displace only each
+    /// other, so that a flood of them costs no address that somebody vouches for.
+    fn make_room(&mut self, origin: Origin) -> bool {
+        let full = self.peers.len() >= MAX_PEERS;
+        if !full && (origin.vouched() || self.peers.len() < MAX_UNSIGNED) {
+            return true;
         }
+        let unsigned = self.peers.values().filter(|peer| !peer.vouched()).count();
+        if !full && unsigned < MAX_UNSIGNED {
+            return true;
+        }
+        let displace_vouched = origin.vouched() && unsigned == 0;
         let candidates = self.peers.iter();
         let oldest = candidates
-            .filter(|(_, peer)| !displace_unsigned || !peer.vouched())
+            .filter(|(_, peer)| displace_vouched || !peer.vouched())
             .min_by_key(|(_, peer)| (peer.verified.is_some(), peer.last_seen))
             .map(|(address, _)| *address);
-        if let Some(oldest) = oldest {
-            self.peers.remove(&oldest);
-        }
+        oldest.is_some_and(|oldest| self.peers.remove(&oldest).is_some())
     }
 
-    /// Forgets what nodes hold that have no address any more.
-    fn forget_holdings(&mut self) {
-        let nodes: BTreeSet<&NodeName> = self
+    /// Forgets what was said by nodes that have no address any more.
+    fn forget_nodes(&mut self) {
+        let names: BTreeSet<&NodeName> = self
             .peers
             .values()
-            .filter_map(|p| p.node.as_ref())
+            .filter_map(|peer| peer.node.as_ref())
             .collect();
-        self.holdings.retain(|node, _| nodes.contains(node));
+        self.nodes.retain(|name, _| names.contains(name));
     }
 }
 

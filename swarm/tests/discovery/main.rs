@@ -199,7 +199,7 @@ fn an_attacker_teaches_nobody_anything() {
         socket.join_multicast_v4(&GROUP.v4, &own).unwrap();
         socket
     });
-    let mut record = || loop {
+    let record = || loop {
         let mut datagram = vec![0; 2000];
         let (len, from) = recorder.recv_from(&mut datagram).unwrap();
         datagram.truncate(len);

@@ -59,7 +59,7 @@ fn mutate(chance: &mut StdRng, corpus: &[Vec<u8>]) -> Vec<u8> {
             1 => {
                 bytes[at] = *[0, 1, 0x7f, 0x80, 0xff, b'\r', b'\n', b':']
                     .choose(chance)
-                    .unwrap()
+                    .unwrap();
             }
             2 => {
                 let number: u32 = *[0, 1, 13, 0x4000, 0x20001, u32::MAX]

@@ -150,11 +150,8 @@ mod tests {
             .map(|seed| Schedule::new(Intervals::default(), seed, now).due() - now)
             .collect();
         assert!(waits.iter().all(|wait| *wait <= seconds(25)));
-        for tenth in 0..10_u64 {
-            let (from, to) = (
-                seconds(25) * tenth as u32 / 10,
-                seconds(25) * (tenth as u32 + 1) / 10,
-            );
+        for tenth in 0..10 {
+            let (from, to) = (seconds(25) * tenth / 10, seconds(25) * (tenth + 1) / 10);
             let there = waits
                 .iter()
                 .filter(|wait| from <= **wait && **wait < to)

@@ -1,5 +1,8 @@
 //! Discovery between hosts in network namespaces: by multicast, by broadcast, and beside an attacker. Needs root.
 
+// Helpers of tests are tests too.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod lab;
 
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
@@ -336,14 +339,14 @@ fn a_replay_is_refused_after_a_restart() {
         socket
     });
     wait_until_all_know_all(&[(1, &victim), (2, &honest)]);
-    let mut recorded = Vec::new();
-    while recorded.len() < 3 {
+    let mut earlier = Vec::new();
+    while earlier.len() < 3 {
         let mut datagram = vec![0; 2000];
         let (len, from) = recorder.recv_from(&mut datagram).unwrap();
         datagram.truncate(len);
         if from.ip() == address(2) {
             assert!(decode(&datagram, Trust::Keys(&ring(1))).is_ok());
-            recorded.push(datagram);
+            earlier.push(datagram);
         }
     }
     honest.crash();
@@ -356,7 +359,7 @@ fn a_replay_is_refused_after_a_restart() {
     // Long enough for the victim to believe those that are news.
     let began = Instant::now();
     until("replays are refused", || {
-        for datagram in &recorded {
+        for datagram in &earlier {
             attacker.send_to(datagram, (GROUP.v4, GROUP.port)).unwrap();
         }
         std::thread::sleep(Duration::from_millis(100));

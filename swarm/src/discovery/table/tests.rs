@@ -4,7 +4,8 @@ use super::*;
 use crate::discovery::announcement::{Delivery, Listening};
 
 fn address(number: u16) -> SocketAddr {
-    ([10, 0, (number >> 8) as u8, number as u8], 9492).into()
+    let [high, low] = number.to_be_bytes();
+    ([10, 0, high, low], 9492).into()
 }
 
 fn id(number: u8) -> ContentId {
@@ -54,9 +55,9 @@ fn a_peer_is_fresh_then_usable_then_gone() {
             "{after} s"
         );
     }
-    table.expire(start + Duration::from_secs(900));
+    table.expire(start + USABLE);
     assert_eq!(table.len(), 1);
-    table.expire(start + Duration::from_secs(901));
+    table.expire(start + USABLE + Duration::from_secs(1));
     assert!(table.is_empty() && table.nodes.is_empty());
 }
 

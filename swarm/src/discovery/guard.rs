@@ -10,9 +10,9 @@
 //!   by a sequence number. An earlier life is refused; within a life a datagram is accepted once, and up to 64 numbers
 //!   behind the highest one, because two interfaces may deliver out of order. This goes by the signed name of the node and
 //!   not by the source's address, which the one who repeats it chooses.
-//! * **The floor.** For a node of which nothing is remembered, a datagram must be later than everything that may have
-//!   been heard and forgotten: what was heard before this process started, and the nodes that were dropped to keep memory
-//!   bounded.
+//! * **The floor.** A datagram must be later than everything that may have been heard of its node and forgotten: what was
+//!   heard before this process started, and before the node was dropped to keep memory bounded. That goes for a node that
+//!   has become known again too, or the numbers just behind its first new one could be repeated.
 //!
 //! The floor at the start is the start plus [`Tolerance::ahead`]: before it, nothing with a later time was acceptable. That
 //! needs no file that would have to be written for each datagram and could be lost. The price is that a receiver is
@@ -65,6 +65,8 @@ struct Heard {
     recent: u64,
     /// The latest time in any of them.
     latest: UnixMillis,
+    /// The floor when the node became known: what was sent before it may have been heard then, whatever its number.
+    floor: UnixMillis,
 }
 
 impl Heard {
@@ -142,10 +144,15 @@ impl Guard {
             return Err(Refusal::Stale);
         }
         let known = self.nodes.get_mut(&announcement.node);
-        match &known {
-            Some(heard) if !heard.is_news(announcement) => return Err(Refusal::Replayed),
-            None if sent_at <= self.floor => return Err(Refusal::PossiblyReplayed),
-            _ => {}
+        let floor = known.as_ref().map_or(self.floor, |heard| heard.floor);
+        if known
+            .as_ref()
+            .is_some_and(|heard| !heard.is_news(announcement))
+        {
+            return Err(Refusal::Replayed);
+        }
+        if sent_at <= floor {
+            return Err(Refusal::PossiblyReplayed);
         }
         if !announcement.listening.names(source) {
             return Err(Refusal::Elsewhere);
@@ -162,6 +169,7 @@ impl Guard {
             highest: announcement.sequence,
             recent: 1,
             latest: sent_at,
+            floor,
         };
         self.nodes.insert(announcement.node.clone(), heard);
         Ok(())
@@ -203,6 +211,9 @@ impl Guard {
                 "the clock was set back; announcements are not believed for some seconds"
             );
             self.floor = now.wall.plus(self.tolerance.ahead);
+            for heard in self.nodes.values_mut() {
+                heard.floor = heard.floor.min(self.floor);
+            }
         }
         self.last = now;
     }

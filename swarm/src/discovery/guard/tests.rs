@@ -146,6 +146,24 @@ fn a_replay_from_before_a_restart_is_refused() {
     );
 }
 
+/// Also when the sender has been heard again meanwhile, and the number of the replay is just behind the new one.
+#[test]
+fn a_replay_from_before_a_restart_is_refused_when_its_sender_is_known_again() {
+    let (mut guard, now) = settled();
+    let recorded = sent(1, 1, 7, now.wall);
+    assert_eq!(guard.accept(&recorded, SOURCE, now), Ok(()));
+    let mut restarted = Guard::new(Tolerance::default(), now);
+    let later = now.plus(seconds(11));
+    assert_eq!(
+        restarted.accept(&sent(1, 1, 8, later.wall), SOURCE, later),
+        Ok(())
+    );
+    assert_eq!(
+        restarted.accept(&recorded, SOURCE, later),
+        Err(Refusal::PossiblyReplayed)
+    );
+}
+
 #[test]
 fn a_clock_that_is_set_back_does_not_deafen() {
     let (mut guard, now) = settled();

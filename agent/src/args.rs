@@ -1,9 +1,10 @@
 //! The command line.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use modelcache_swarm::discovery::service::GROUP;
 use modelcache_swarm::link::Mode;
 
 /// Fills this node's model cache and shares it with the other nodes of the cluster.
@@ -56,6 +57,15 @@ pub enum Command {
     ///
     /// See how a node stands: kubectl get modelcachenodes; kubectl describe modelcachenode NODE
     Run(Box<RunArgs>),
+    /// Show which nodes and BitTorrent clients announce themselves on this network, whether they can be reached, and why
+    /// others are not believed.
+    ///
+    /// Only listens and announces nothing; other nodes are heard, not the one that it runs on. Agents announce themselves when they run with --announce, each every 25 to 40
+    /// seconds. Example:
+    ///
+    ///   modelcache-agent peers --key /etc/modelcache/key
+    #[command(verbatim_doc_comment)]
+    Peers(Box<PeersArgs>),
 }
 
 /// Options of `prepare`.
@@ -122,6 +132,13 @@ pub struct RunArgs {
     /// Port on which other nodes take segments from this one.
     #[arg(long, env = "MODELCACHE_PEER_PORT", default_value_t = 9492)]
     pub peer_port: u16,
+    /// Announce this node on the local network, signed with the cluster's secret, and hear the others; needs the node's
+    /// own network (hostNetwork), because pod networks carry no multicast.
+    #[arg(long, env = "MODELCACHE_ANNOUNCE")]
+    pub announce: bool,
+    /// How the local network is used.
+    #[command(flatten)]
+    pub lan: LanArgs,
     /// Where metrics (/metrics) and probes (/healthz, /readyz) are served.
     #[arg(
         long,
@@ -147,6 +164,59 @@ impl From<PeerLinks> for Mode {
             PeerLinks::Authenticated => Self::Authenticated,
         }
     }
+}
+
+/// Options of `peers`.
+#[derive(Debug, Args)]
+pub struct PeersArgs {
+    /// The cluster's secret: the directory where the Secret is mounted (files 'current' and, for a while, 'previous'), or
+    /// a file with one key that only this user may read.
+    #[arg(
+        long,
+        env = "MODELCACHE_KEY",
+        value_name = "PATH",
+        default_value = "/var/run/secrets/modelcache-key"
+    )]
+    pub key: PathBuf,
+    /// How many seconds to listen. The default hears every node that is there.
+    #[arg(long, default_value_t = 55, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub seconds: u64,
+    /// How the local network is used.
+    #[command(flatten)]
+    pub lan: LanArgs,
+}
+
+/// How the local network is used; the same on all nodes.
+#[derive(Clone, Debug, Args)]
+pub struct LanArgs {
+    /// Multicast group of the announcements.
+    #[arg(long, env = "MODELCACHE_LAN_GROUP", default_value_t = GROUP.v4)]
+    pub lan_group: Ipv4Addr,
+    /// Multicast group of the announcements by IPv6.
+    #[arg(long, env = "MODELCACHE_LAN_GROUP_V6", default_value_t = GROUP.v6)]
+    pub lan_group_v6: Ipv6Addr,
+    /// UDP port of the announcements.
+    #[arg(long, env = "MODELCACHE_LAN_PORT", default_value_t = GROUP.port)]
+    pub lan_port: u16,
+    /// How far announcements travel: 1 stays on the link, each more crosses one router that forwards multicast.
+    #[arg(long, env = "MODELCACHE_LAN_TTL", default_value_t = GROUP.ttl)]
+    pub lan_ttl: u8,
+    /// Only on interfaces with these names (patterns such as 'eth*'); default: all but virtual ones.
+    #[arg(
+        long,
+        env = "MODELCACHE_LAN_INTERFACES",
+        value_name = "PATTERN",
+        value_delimiter = ','
+    )]
+    pub lan_interfaces: Vec<String>,
+    /// Never on interfaces with these names.
+    #[arg(
+        long,
+        env = "MODELCACHE_LAN_EXCLUDE",
+        value_name = "PATTERN",
+        value_delimiter = ','
+    )]
+    pub lan_exclude: Vec<String>,
 }
 
 /// The coordinator's address with its path.

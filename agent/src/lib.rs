@@ -2,7 +2,8 @@
 //! nodes, and says in that object's status how it stands.
 //!
 //! [`core`] does the work and knows nothing of Kubernetes; [`watch`] and [`intent`] tell it what to hold, [`coordinator`]
-//! carries its orders, [`report`] tells the cluster how it stands, [`http`] serves metrics and probes. [`work`], [`alone`],
+//! carries its orders, [`lan`] announces the node on the local network, [`report`] tells the cluster how it stands, [`http`]
+//! serves metrics and probes. [`work`], [`alone`],
 //! [`throttle`] and [`events`] are pure.
 
 pub mod alone;
@@ -12,8 +13,10 @@ pub mod core;
 pub mod events;
 pub mod http;
 pub mod intent;
+pub mod lan;
 pub mod log;
 pub mod metrics;
+pub mod peers;
 pub mod prepare;
 pub mod report;
 pub mod run;

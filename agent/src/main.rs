@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Parser as _;
 use modelcache_agent::args::{Cli, Command};
-use modelcache_agent::{log, prepare, run};
+use modelcache_agent::{log, peers, prepare, run};
 
 /// Threads for calls that block. The runtime's own default of 512 would cost memory and bring nothing to a disk.
 const BLOCKING_THREADS: usize = 32;
@@ -28,6 +28,12 @@ fn main() -> ExitCode {
 fn start(command: Command) -> Result<(), Box<dyn std::error::Error>> {
     match command {
         Command::Prepare(args) => Ok(prepare::prepare(&args.cache_dir, args.uid, args.gid)?),
+        Command::Peers(args) => {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
+            Ok(runtime.block_on(peers::peers(*args))?)
+        }
         Command::Run(args) => {
             // Several libraries bring TLS; without a choice the first handshake would fail.
             rustls::crypto::aws_lc_rs::default_provider()

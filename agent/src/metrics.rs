@@ -2,15 +2,23 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Instant;
 
 use modelcache_crds::model_cache_node::Phase;
+use modelcache_swarm::discovery::refusal::{Counters, Refusal};
+use modelcache_swarm::discovery::service::Peers;
+use modelcache_swarm::discovery::table::Age;
 use modelcache_swarm::link::{OnHandshake, Side};
 use modelcache_swarm::secret::Purpose;
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, text};
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric as _, text,
+};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Registry;
 
 use crate::state::NodeState;
@@ -75,6 +83,50 @@ struct Build {
     version: &'static str,
 }
 
+/// What discovery on the local network has heard, read when somebody asks. Empty while it is off.
+#[derive(Clone, Debug, Default)]
+struct Heard(Arc<OnceLock<(Arc<Counters>, Peers)>>);
+
+impl Collector for Heard {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let Some((counters, peers)) = self.0.get() else {
+            return Ok(());
+        };
+        let mut datagrams = encoder.encode_descriptor(
+            "announcements",
+            "Announcements of other nodes on the local network, by whether they were believed and why not.",
+            None,
+            MetricType::Counter,
+        )?;
+        let refused = Refusal::ALL.map(|reason| (reason.name(), counters.refused(reason)));
+        for (result, count) in [("accepted", counters.accepted())]
+            .into_iter()
+            .chain(refused)
+        {
+            ConstCounter::new(count).encode(datagrams.encode_family(&[("result", result)])?)?;
+        }
+        let now = Instant::now();
+        let (mut fresh, mut usable) = (0, 0);
+        for (_, peer) in peers.lock().peers(now) {
+            match peer.age(now) {
+                Some(Age::Fresh) => fresh += 1,
+                Some(Age::Usable) => usable += 1,
+                None => {}
+            }
+        }
+        let mut known = encoder.encode_descriptor(
+            "lan_peers",
+            "Addresses of peers known from the local network, heard within 2 minutes (fresh) or 15 (usable).",
+            None,
+            MetricType::Gauge,
+        )?;
+        for (age, count) in [("fresh", fresh), ("usable", usable)] {
+            ConstGauge::<i64>::new(count).encode(known.encode_family(&[("age", age)])?)?;
+        }
+        Ok(())
+    }
+}
+
 /// All metrics of the agent. Cheap to share behind an `Arc`.
 #[derive(Debug)]
 pub struct Metrics {
@@ -100,6 +152,7 @@ pub struct Metrics {
     ready: Family<Snapshot, Gauge>,
     size: Family<Snapshot, Gauge>,
     held: Family<Snapshot, Gauge>,
+    heard: Heard,
     /// Snapshots that have gauges, so that those of a snapshot that is gone can be removed.
     told: Mutex<BTreeSet<String>>,
 }
@@ -132,6 +185,7 @@ impl Metrics {
             ready: Family::default(),
             size: Family::default(),
             held: Family::default(),
+            heard: Heard::default(),
             told: Mutex::default(),
         };
         // The library adds the full stop to each help text and `_total` to each counter.
@@ -211,6 +265,7 @@ impl Metrics {
             "Bytes of the snapshot that are durable on this node",
             metrics.held.clone(),
         );
+        registry.register_collector(Box::new(metrics.heard.clone()));
         metrics
     }
 
@@ -230,6 +285,11 @@ impl Metrics {
             let labels = Handshake { with, side, result };
             handshakes.get_or_create(&labels).inc();
         })
+    }
+
+    /// Shows what discovery hears from now on; the first call counts.
+    pub fn show_discovery(&self, counters: Arc<Counters>, peers: Peers) {
+        let _ = self.heard.0.set((counters, peers));
     }
 
     /// Sets the gauges that say how the node stands.
@@ -352,6 +412,13 @@ mod tests {
             ..NodeState::default()
         };
         metrics.show(&state);
+        let counters = Arc::new(Counters::default());
+        counters.refuse(Refusal::Replayed);
+        let peers = Peers::default();
+        let address = "10.0.0.1:9492".parse().unwrap();
+        let origin = modelcache_swarm::discovery::table::Origin::Static;
+        peers.lock().heard(address, origin, &[], Instant::now());
+        metrics.show_discovery(counters, peers);
         (metrics, state)
     }
 
@@ -365,6 +432,10 @@ mod tests {
             "modelcache_agent_snapshot_ready{snapshot=\"rocket-1\"} 1",
             "modelcache_agent_coordinator_connected 1",
             "modelcache_agent_segments_total{source=\"peer\",result=\"failed\"} 1",
+            "# TYPE modelcache_agent_announcements_total counter",
+            "modelcache_agent_announcements_total{result=\"replayed\"} 1",
+            "modelcache_agent_announcements_total{result=\"accepted\"} 0",
+            "modelcache_agent_lan_peers{age=\"fresh\"} 1",
         ] {
             assert!(text.lines().any(|have| have == line), "{line}\n{text}");
         }

@@ -15,6 +15,7 @@ use crate::coordinator::{Link, LinkConfig};
 use crate::core::{Core, CoreError, Settings};
 use crate::http::{self, Health, HttpError};
 use crate::intent::{self, Objects, StateFileError};
+use crate::lan::{Lan, LanError};
 use crate::metrics::Metrics;
 use crate::report::Reports;
 use crate::watch::Follow;
@@ -34,6 +35,9 @@ pub enum RunError {
     /// The cluster's secret cannot be used.
     #[error(transparent)]
     Secret(#[from] SecretError),
+    /// The local network cannot be used.
+    #[error(transparent)]
+    Lan(#[from] LanError),
     /// There is no way to reach the API server.
     #[error(
         "no configuration for the API server: {0}; run in a pod with a service account, or set KUBECONFIG"
@@ -60,6 +64,8 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         key,
         peer_links,
         peer_port,
+        announce,
+        lan,
         metrics_listen,
     } = args;
     let stop = CancellationToken::new();
@@ -118,6 +124,12 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         intent,
         target,
     };
+    let mut tasks = vec![server];
+    if announce {
+        let port = core.peer_address().port();
+        let lan = Lan::start(lan, keys, &node_name, node_ip, port, &metrics)?;
+        tasks.push(tokio::spawn(lan.run(core.state(), stop.clone())));
+    }
     let reports = Reports {
         client,
         node: node_name.clone(),
@@ -132,13 +144,13 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         peer_address: core.peer_address(),
         security: coordination,
     });
-    let following = tokio::spawn(follow.run(stop.clone()));
-    let reporting = tokio::spawn(reports.run(stop.clone()));
+    tasks.push(tokio::spawn(follow.run(stop.clone())));
+    tasks.push(tokio::spawn(reports.run(stop.clone())));
     core.run(link, orders, intents, stop.clone()).await;
 
     // Also when the core ended by itself: the kubelet starts the agent anew.
     stop.cancel();
-    for task in [following, reporting, server] {
+    for task in tasks {
         if let Err(error) = task.await {
             tracing::error!(%error, "a task ended badly");
         }

@@ -7,7 +7,10 @@
 //! the messages of [`coordination`].
 
 pub mod coordination;
+pub mod discovery;
 pub mod engine;
+#[cfg(test)]
+mod fuzz;
 mod gate;
 pub mod inventory;
 pub mod link;

@@ -1,0 +1,21 @@
+//! Finding peers on the local network, without a coordinator.
+//!
+//! Nodes announce themselves by signed datagrams ([`announcement`], [`wire`]) to a multicast group, and by directed
+//! broadcast where multicast does not arrive. What arrives is limited by source ([`rate`]), checked for age and replay
+//! ([`guard`]), and counted by what became of it ([`refusal`]). Other BitTorrent clients are heard by local service
+//! discovery ([`lsd`]). All of it feeds one [`table`].
+//!
+//! An announcement is a hint about addresses and nothing else: what a model consists of comes from its snapshot only.
+
+pub mod announcement;
+pub mod clock;
+pub mod guard;
+pub mod interfaces;
+pub mod lsd;
+pub mod net;
+pub mod rate;
+pub mod refusal;
+pub mod service;
+pub mod table;
+pub mod timing;
+pub mod wire;

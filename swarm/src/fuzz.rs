@@ -1,0 +1,90 @@
+//! Mutation fuzzing for the parsers of bytes from the network: sound messages, changed at random, in great number.
+//!
+//! The parsers are small, private to their modules and keep no state, so their tests call this directly, on the stable
+//! toolchain, and each run repeats: there is no coverage to guide it and no corpus that grows. A few thousand executions
+//! are a part of every test run; `MODELCACHE_FUZZ=10000000 cargo test -p modelcache-swarm --lib fuzz` makes it a long one.
+
+use std::time::Instant;
+
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom as _;
+use rand::{RngExt as _, SeedableRng as _};
+
+const EXECUTIONS: u64 = 5_000;
+/// Longer than any datagram.
+const LONGEST: usize = 2_000;
+
+/// Runs `target` on changed copies of `corpus`. It fails by panicking; what it was given is printed then.
+pub(crate) fn run(name: &str, corpus: &[Vec<u8>], target: impl Fn(&[u8])) {
+    let executions = match std::env::var("MODELCACHE_FUZZ") {
+        Ok(text) => text.parse().unwrap(),
+        Err(_) => EXECUTIONS,
+    };
+    let mut chance = StdRng::seed_from_u64(executions);
+    let began = Instant::now();
+    for number in 0..executions {
+        let input = Input(mutate(&mut chance, corpus));
+        target(&input.0);
+        if number + 1 == executions && executions > EXECUTIONS {
+            eprintln!("{name}: {executions} executions in {:?}", began.elapsed());
+        }
+    }
+}
+
+/// Says what it was when the target panics.
+struct Input(Vec<u8>);
+
+impl Drop for Input {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the input was {}", hex::encode(&self.0));
+        }
+    }
+}
+
+fn mutate(chance: &mut StdRng, corpus: &[Vec<u8>]) -> Vec<u8> {
+    let mut bytes = corpus.choose(chance).cloned().unwrap_or_default();
+    for _ in 0..chance.random_range(0..6) {
+        let len = bytes.len();
+        if len == 0 {
+            bytes = (0..chance.random_range(0..64))
+                .map(|_| chance.random())
+                .collect();
+            continue;
+        }
+        let at = chance.random_range(0..len);
+        let end = (at + chance.random_range(0..=32)).min(len);
+        match chance.random_range(0..8) {
+            0 => bytes[at] ^= 1 << chance.random_range(0..8),
+            1 => {
+                bytes[at] = *[0, 1, 0x7f, 0x80, 0xff, b'\r', b'\n', b':']
+                    .choose(chance)
+                    .unwrap();
+            }
+            2 => {
+                let number: u32 = *[0, 1, 13, 0x4000, 0x20001, u32::MAX]
+                    .choose(chance)
+                    .unwrap();
+                for (to, from) in bytes[at..].iter_mut().zip(number.to_be_bytes()) {
+                    *to = from;
+                }
+            }
+            3 => bytes.truncate(at),
+            4 => drop(bytes.drain(at..end)),
+            5 => {
+                let copy = bytes[at..end].to_vec();
+                let to = chance.random_range(0..=len);
+                bytes.splice(to..to, copy);
+            }
+            6 => {
+                let other = corpus.choose(chance).cloned().unwrap_or_default();
+                let from = chance.random_range(0..=other.len());
+                bytes.truncate(at);
+                bytes.extend_from_slice(&other[from..]);
+            }
+            _ => bytes.insert(at, chance.random()),
+        }
+        bytes.truncate(LONGEST);
+    }
+    bytes
+}

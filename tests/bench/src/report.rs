@@ -277,7 +277,7 @@ mod tests {
         assert_eq!(json["spread"]["readySeconds"], json!([1.1, 1.3]));
         assert_eq!(json["peer"], "aria2");
         assert_eq!(json["peerCopies"], 1.4);
-        assert_eq!(json["peerRatio"], 1.986);
+        assert_eq!(json["peerRatio"], 1.987);
         let rows = outcome.rows();
         assert!(
             rows.starts_with("| cold | modelcache | 12.00 (11.00–13.00) |"),

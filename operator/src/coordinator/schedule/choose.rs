@@ -13,10 +13,10 @@ const SUSPICIOUS: usize = 3;
 
 impl Snap {
     /// Whether a node gives what others can give too only when they cannot: it holds everything and is one of few, so that its
-    /// link is the narrowest place. Where many are like that, all of them give.
+    /// link is the narrowest place. Where most are like that, all of them give.
     fn spares(&self, node: NodeId) -> bool {
         let member = self.members.get(&node);
-        member.is_some_and(|member| member.seeder) && self.seeders * 4 <= self.members.len()
+        member.is_some_and(|member| member.seeder) && self.seeders * 3 <= self.members.len()
     }
 }
 

@@ -88,8 +88,8 @@ pub struct Settings {
     pub takes_per_node: u32,
     /// Nodes that take one segment from one holder at once.
     pub uploads_per_segment: usize,
-    /// Copies that one holder gives to others at once. With fewer than takes, links stand idle between the end of one copy and
-    /// the beginning of the next.
+    /// Copies that one holder gives to others at once. Fewer than takes, so that most takes share the taker's link and
+    /// none waits for a crowded holder; enough that its link is full between the end of one copy and the beginning of the next.
     pub uploads_per_node: u32,
     /// Segments that a holder, while nobody else holds them, gives away at once: too many together, and none of them
     /// gets a second holder soon. A holder that has many of them gives so many even if that is more than
@@ -120,7 +120,7 @@ impl Default for Settings {
             fetches: 64,
             takes_per_node: 8,
             uploads_per_segment: 2,
-            uploads_per_node: 8,
+            uploads_per_node: 6,
             first_copies_per_node: 8,
             slow_take: 10_000,
             grace: 6_000,

@@ -199,7 +199,7 @@ fn where_most_are_full_all_of_them_give() {
         &World { nodes, ..world },
         160,
         &Most {
-            time: 1110,
+            time: 1140,
             copies: 1000,
         },
     );

@@ -72,29 +72,29 @@ fn takes_follow_the_order_of_the_plan() {
     let mut bench = Bench::new(100);
     bench.join(0, 100, (0..100).map(|n| held(n, 1, true)).collect());
     let orders = brief(&bench.join(1, 100, vec![]));
-    let expected: Vec<String> = (0..6).map(|n| format!("1 take {n} from 0")).collect();
+    let expected: Vec<String> = (0..8).map(|n| format!("1 take {n} from 0")).collect();
     assert_eq!(orders, expected);
 }
 
 #[test]
 fn a_lone_seeder_gives_what_only_it_can_give() {
-    let mut bench = Bench::new(1);
-    bench.join(0, 1, vec![held(0, 1, true)]);
-    bench.join(1, 1, vec![]);
+    let mut bench = Bench::new(2);
+    bench.join(0, 2, vec![held(0, 1, true), held(1, 1, true)]);
+    bench.join(1, 2, vec![]);
     bench.have(1, held(0, 1, true));
+    let says = |orders: Vec<String>, order: &str| orders.iter().any(|one| one == order);
     for node in 2..4 {
-        assert_eq!(
-            brief(&bench.join(node, 1, vec![])),
-            [format!("{node} take 0 from 1")]
-        );
+        let orders = brief(&bench.join(node, 2, vec![]));
+        assert!(says(orders, &format!("{node} take 0 from 1")));
     }
     // No more at once from there, unless it turns out to be slow, or unable.
     for node in 4..6 {
-        assert!(bench.join(node, 1, vec![]).is_empty());
+        assert!(bench.join(node, 2, vec![]).is_empty());
     }
-    assert_eq!(brief(&bench.take_failed(4, 0, 1)), ["4 take 0 from 0"]);
+    let orders = brief(&bench.take_failed(4, 0, 1));
+    assert!(says(orders, "4 take 0 from 0"));
     assert!(bench.wait(9_900).is_empty());
-    assert_eq!(brief(&bench.wait(100)), ["5 take 0 from 0"]);
+    assert!(says(brief(&bench.wait(100)), "5 take 0 from 0"));
 }
 
 #[test]

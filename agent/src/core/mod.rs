@@ -161,12 +161,12 @@ impl Core {
     ) -> Result<Self, CoreError> {
         let store = open_store(settings.cache_dir.clone()).await?;
         let names = Names::load(&settings.cache_dir)?;
-        let engine = Engine::start(Some(settings.security.clone()))?;
+        let engine = Engine::start(settings.security.clone())?;
         let serving = Arc::new(Serving::new(metrics.clone()));
         let counting = serving.clone();
         let uploader = Uploader::bind(
             settings.peer_listen,
-            Some(settings.security.clone()),
+            settings.security.clone(),
             serving.clone(),
             Arc::new(move |hash, bytes| counting.sent(hash, bytes)),
         )

@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::uploader::SegmentSource;
+use super::source::SegmentSource;
 use super::wire::{self, EXTENDED, HANDSHAKE_BYTES, WireError};
 use crate::inventory::{Answer, MAX_ANSWER_BYTES, MAX_QUESTION_BYTES, MAX_WANTS, Question, topic};
 use crate::link::{LinkError, Security};
@@ -45,28 +45,23 @@ impl From<WireError> for AskError {
     }
 }
 
-/// Asks the node that serves at `holder` about a snapshot; with `security` over a link only.
+/// Asks the node that serves at `holder` about a snapshot.
 pub(super) async fn ask(
-    security: Option<&Security>,
+    security: &Security,
     holder: SocketAddr,
     snapshot: &str,
     question: &Question,
 ) -> Result<Answer, AskError> {
     let talk = async {
-        let mut stream = TcpStream::connect(holder).await?;
+        let stream = TcpStream::connect(holder).await?;
         stream.set_nodelay(true)?;
-        match security {
-            Some(security) => {
-                let mut link = security.dial(stream).await?;
-                ask_over(&mut link, snapshot, question).await
-            }
-            None => ask_over(&mut stream, snapshot, question).await,
-        }
+        let mut link = security.dial(stream).await?;
+        ask_over(&mut link, snapshot, question).await
     };
     timeout(TIMEOUT, talk).await.map_err(|_| AskError::Slow)?
 }
 
-/// The same over any stream, for instance an encrypted one.
+/// The same over a stream.
 async fn ask_over<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     snapshot: &str,
@@ -177,32 +172,29 @@ mod tests {
         Security::new(keys, Purpose::PeerLink, Mode::Encrypted)
     }
 
-    async fn one(security: Option<Security>) -> Uploader {
+    async fn one() -> Uploader {
         let anywhere = "127.0.0.1:0".parse().unwrap();
-        Uploader::bind(anywhere, security, Arc::new(One), Arc::new(|_, _| {}))
+        Uploader::bind(anywhere, keys_of(1), Arc::new(One), Arc::new(|_, _| {}))
             .await
             .unwrap()
     }
 
     #[tokio::test]
     async fn members_are_asked_over_links_and_answer_nobody_else() {
-        let node = one(Some(keys_of(1))).await;
+        let node = one().await;
         let question = Question { wants: vec![3] };
-        let asked = async |security: Option<&Security>| {
-            ask(security, node.local_addr(), "known", &question).await
-        };
-        assert_eq!(asked(Some(&keys_of(1))).await.unwrap().pieces.len(), 1);
-        let stranger = asked(Some(&keys_of(2))).await;
+        let stranger = ask(&keys_of(2), node.local_addr(), "known", &question).await;
         assert!(matches!(stranger, Err(AskError::Link(_))), "{stranger:?}");
-        let plain = asked(None).await;
-        assert!(matches!(plain, Err(AskError::Io(_))), "{plain:?}");
+        let mut plain = TcpStream::connect(node.local_addr()).await.unwrap();
+        let unasked = ask_over(&mut plain, "known", &question).await;
+        assert!(matches!(unasked, Err(AskError::Io(_))), "{unasked:?}");
     }
 
     #[tokio::test]
     async fn a_node_says_what_it_has() {
-        let node = one(None).await;
+        let node = one().await;
         let question = Question { wants: vec![2, 3] };
-        let answer = ask(None, node.local_addr(), "known", &question)
+        let answer = ask(&keys_of(1), node.local_addr(), "known", &question)
             .await
             .unwrap();
         assert!(answer.held.contains(3) && !answer.held.contains(2));
@@ -210,14 +202,22 @@ mod tests {
         let more = Question {
             wants: vec![3; MAX_WANTS + 5],
         };
-        let answer = ask(None, node.local_addr(), "known", &more).await.unwrap();
+        let answer = ask(&keys_of(1), node.local_addr(), "known", &more)
+            .await
+            .unwrap();
         assert_eq!(answer.pieces.len(), MAX_WANTS);
     }
 
     #[tokio::test]
     async fn a_node_that_does_not_know_it_hangs_up() {
-        let node = one(None).await;
-        let asked = ask(None, node.local_addr(), "unknown", &Question::default()).await;
+        let node = one().await;
+        let asked = ask(
+            &keys_of(1),
+            node.local_addr(),
+            "unknown",
+            &Question::default(),
+        )
+        .await;
         assert!(matches!(asked, Err(AskError::Io(_))), "{asked:?}");
     }
 

@@ -24,8 +24,8 @@ use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use super::CONNECT_TIMEOUT;
+use super::serve::Connection as _;
 use super::storage::BLOCK_BYTES;
-use super::uploader::Connection as _;
 use super::wire::{self, HANDSHAKE_BYTES};
 use crate::link::{Link, LinkError, Security};
 

@@ -7,6 +7,8 @@
 
 mod ask;
 mod forward;
+mod serve;
+mod source;
 mod storage;
 mod take;
 mod uploader;
@@ -36,7 +38,8 @@ use forward::Forwarder;
 use storage::{BLOCK_BYTES, Pool, Transfer};
 
 pub use ask::AskError;
-pub use uploader::{OnSent, SegmentSource, Served, Uploader, UploaderError};
+pub use source::{OnSent, SegmentSource, Served};
+pub use uploader::{Uploader, UploaderError};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Above librqbit's keep-alive interval of 120 s, which it cannot be told to shorten; silence is noticed by [`take`].
@@ -192,8 +195,7 @@ pub struct Engine {
 struct Inner {
     runtime: Handle,
     session: Arc<Session>,
-    /// Absent: holders are dialed as they are.
-    forwarder: Option<Arc<Forwarder>>,
+    forwarder: Arc<Forwarder>,
     pool: Arc<Pool>,
     /// One lock for each segment that is being taken: librqbit knows a torrent only once.
     turns: Mutex<HashMap<[u8; 20], Arc<tokio::sync::Mutex<()>>>>,
@@ -202,10 +204,9 @@ struct Inner {
 }
 
 impl Engine {
-    /// Starts the thread. It ends when the last clone is dropped. Blocks for some milliseconds.
-    ///
-    /// With `security` holders are reached over links only; without it they are dialed as they are.
-    pub fn start(security: Option<Security>) -> Result<Self, EngineError> {
+    /// Starts the thread. It ends when the last clone is dropped. Blocks for some milliseconds. Holders are reached over
+    /// links of this `security` only.
+    pub fn start(security: Security) -> Result<Self, EngineError> {
         let (stop, stopped) = oneshot::channel();
         let (ready, started) = mpsc::channel();
         std::thread::Builder::new()
@@ -289,8 +290,7 @@ impl Engine {
         snapshot: &str,
         question: &Question,
     ) -> Result<Answer, AskError> {
-        let security = self.inner.forwarder.as_deref().map(Forwarder::security);
-        ask::ask(security, holder, snapshot, question).await
+        ask::ask(self.inner.forwarder.security(), holder, snapshot, question).await
     }
 
     /// The lock that orders takes of the same segment.
@@ -309,14 +309,14 @@ impl Engine {
 struct Started {
     runtime: Handle,
     session: Arc<Session>,
-    forwarder: Option<Arc<Forwarder>>,
+    forwarder: Arc<Forwarder>,
 }
 
 /// The engine's thread: sends the session, or why there is none, and drives it until nobody wants it any more.
 fn run_thread(
     ready: &mpsc::Sender<Result<Started, EngineError>>,
     stopped: oneshot::Receiver<()>,
-    security: Option<Security>,
+    security: Security,
 ) {
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -344,13 +344,10 @@ fn run_thread(
     });
 }
 
-async fn start(security: Option<Security>) -> Result<Started, EngineError> {
+async fn start(security: Security) -> Result<Started, EngineError> {
     // It admits librqbit to the forwarder, so it must be unknown to others.
     let peer_id = wire::peer_id();
-    let forwarder = match security {
-        Some(security) => Some(Arc::new(Forwarder::start(security, peer_id).await?)),
-        None => None,
-    };
+    let forwarder = Arc::new(Forwarder::start(security, peer_id).await?);
     let session = Session::new_with_opts(PathBuf::new(), session_options(peer_id))
         .await
         .map_err(|error| EngineError::Session(format!("{error:#}")))?;

@@ -27,8 +27,7 @@ const MIN_BYTES_PER_SECOND: u64 = 4 << 10;
 /// Everything one take needs on the engine's thread.
 pub(super) struct Work {
     pub(super) session: Arc<Session>,
-    /// Absent: the holder is dialed as it is.
-    pub(super) forwarder: Option<Arc<Forwarder>>,
+    pub(super) forwarder: Arc<Forwarder>,
     /// Of the torrent.
     pub(super) info_hash: [u8; 20],
     /// Held while the torrent is known to librqbit.
@@ -61,14 +60,11 @@ impl Work {
         result
     }
 
-    /// Makes a link to the holder, if it takes one. librqbit hears of it only when it stands.
-    async fn way(&self) -> Result<Option<Way>, TakeError> {
-        let Some(forwarder) = &self.forwarder else {
-            return Ok(None);
-        };
+    /// Makes a link to the holder. librqbit hears of it only when it stands.
+    async fn way(&self) -> Result<Way, TakeError> {
         let holder = self.request.holder;
-        match forwarder.lead(self.info_hash, holder).await {
-            Ok(way) => Ok(Some(way)),
+        match self.forwarder.lead(self.info_hash, holder).await {
+            Ok(way) => Ok(way),
             Err(WayError::Connect(error)) => {
                 tracing::debug!(%holder, %error, "a holder cannot be reached");
                 Err(self.lost(0))
@@ -108,10 +104,7 @@ impl Work {
     }
 
     async fn add(&self) -> Result<Arc<ManagedTorrent>, TakeError> {
-        let peer = self
-            .forwarder
-            .as_ref()
-            .map_or(self.request.holder, |forwarder| forwarder.local_addr());
+        let peer = self.forwarder.local_addr();
         // Twice, because a take whose task died may have left its torrent, with its storage, behind.
         for _ in 0..2 {
             let torrent = metainfo::torrent(

@@ -16,6 +16,8 @@ use crate::gate::memory::MemoryIo;
 use crate::link::{Link, Mode};
 use crate::secret::{Key, Keyring, Keys, Purpose};
 
+mod links;
+
 const PIECE: u32 = 64 << 10;
 
 /// What members of a cluster have.
@@ -121,7 +123,7 @@ async fn holder_with(
     let count = sent.clone();
     let uploader = Uploader::bind(
         "127.0.0.1:0".parse().unwrap(),
-        Some(security),
+        security,
         Arc::new(Shelf(shelf)),
         Arc::new(move |_, bytes| {
             count.fetch_add(bytes, Ordering::Relaxed);
@@ -157,7 +159,7 @@ const NOWHERE: &str = "127.0.0.1:9";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn segments_of_many_shapes_arrive_whole() {
-    let engine = Engine::start(Some(members(Mode::Encrypted))).unwrap();
+    let engine = Engine::start(members(Mode::Encrypted)).unwrap();
     let shapes = [
         (1, 16 << 10),
         (16_384, 16 << 10),
@@ -196,7 +198,7 @@ async fn segments_of_many_shapes_arrive_whole() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_is_waited_for() {
-    let engine = Engine::start(Some(members(Mode::Encrypted))).unwrap();
+    let engine = Engine::start(members(Mode::Encrypted)).unwrap();
     let bytes = content(1_000_003, 1);
     let (mut take, io) = request(0, &bytes, PIECE, NOWHERE.parse().unwrap());
     let served = Served {
@@ -206,7 +208,7 @@ async fn a_disk_is_waited_for() {
     };
     let shelf = Shelf(HashMap::from([(hash_of(&take), served)]));
     let addr = "127.0.0.1:0".parse().unwrap();
-    let security = Some(members(Mode::Encrypted));
+    let security = members(Mode::Encrypted);
     let uploader = Uploader::bind(addr, security, Arc::new(shelf), Arc::new(|_, _| ()))
         .await
         .unwrap();
@@ -217,7 +219,7 @@ async fn a_disk_is_waited_for() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_at_once() {
-    let engine = Engine::start(Some(members(Mode::Encrypted))).unwrap();
+    let engine = Engine::start(members(Mode::Encrypted)).unwrap();
     let segments: Vec<_> = (0..64)
         .map(|index| content(300_000 + index, index as u64))
         .collect();
@@ -248,7 +250,7 @@ async fn many_at_once() {
 /// Small segments one after the other: 44 ms or 88 ms each when Nagle's algorithm meets delayed acknowledgements.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_after_the_other_is_quick() {
-    let engine = Engine::start(Some(members(Mode::Encrypted))).unwrap();
+    let engine = Engine::start(members(Mode::Encrypted)).unwrap();
     let segments: Vec<_> = (0..32).map(|index| content(64 << 10, index)).collect();
     let takes: Vec<_> = (0..)
         .zip(&segments)
@@ -277,7 +279,7 @@ async fn one_after_the_other_is_quick() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lying_holder_is_found_out_and_an_honest_one_is_taken_from() {
-    let engine = Engine::start(Some(members(Mode::Encrypted))).unwrap();
+    let engine = Engine::start(members(Mode::Encrypted)).unwrap();
     let bytes = content(500_000, 1);
     let mut wrong = bytes.clone();
     wrong[200_000] ^= 1;
@@ -308,7 +310,7 @@ async fn a_lying_holder_is_found_out_and_an_honest_one_is_taken_from() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_holder_that_is_not_there_or_does_not_know_the_segment_is_given_up_at_once() {
-    let engine = Engine::start(Some(members(Mode::Encrypted))).unwrap();
+    let engine = Engine::start(members(Mode::Encrypted)).unwrap();
     let bytes = content(100_000, 1);
     let (mut take, _) = request(0, &bytes, PIECE, NOWHERE.parse().unwrap());
     let (ignorant, _) = holder(&[]).await;
@@ -330,7 +332,7 @@ async fn a_holder_that_is_not_there_or_does_not_know_the_segment_is_given_up_at_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_holder_that_dies_in_mid_segment_is_replaced() {
-    let engine = Engine::start(Some(members(Mode::Encrypted))).unwrap();
+    let engine = Engine::start(members(Mode::Encrypted)).unwrap();
     let bytes = content(2_000_000, 1);
     let (mut take, io) = request(0, &bytes, PIECE, NOWHERE.parse().unwrap());
     let (honest, _) = holder(&[(&take, bytes.clone())]).await;
@@ -360,7 +362,7 @@ async fn a_holder_that_dies_in_mid_segment_is_replaced() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_holder_is_given_up() {
-    let engine = Engine::start(Some(members(Mode::Encrypted))).unwrap();
+    let engine = Engine::start(members(Mode::Encrypted)).unwrap();
     let bytes = content(100_000, 1);
     let (mut take, io) = request(0, &bytes, PIECE, NOWHERE.parse().unwrap());
     let (honest, _) = holder(&[(&take, bytes.clone())]).await;
@@ -396,7 +398,7 @@ async fn a_silent_holder_is_given_up() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancelled_take_leaves_no_trace() {
-    let engine = Engine::start(Some(members(Mode::Encrypted))).unwrap();
+    let engine = Engine::start(members(Mode::Encrypted)).unwrap();
     let bytes = content(400_000, 1);
     let (mut take, io) = request(0, &bytes, PIECE, NOWHERE.parse().unwrap());
     let (honest, _) = holder(&[(&take, bytes.clone())]).await;
@@ -421,7 +423,7 @@ async fn a_cancelled_take_leaves_no_trace() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_is_said_to_be_full() {
-    let engine = Engine::start(Some(members(Mode::Encrypted))).unwrap();
+    let engine = Engine::start(members(Mode::Encrypted)).unwrap();
     let bytes = content(100_000, 1);
     let (mut take, _) = request(0, &bytes, PIECE, NOWHERE.parse().unwrap());
     let (honest, _) = holder(&[(&take, bytes)]).await;
@@ -436,7 +438,7 @@ async fn a_full_disk_is_said_to_be_full() {
 
 #[tokio::test]
 async fn requests_that_contradict_the_plan_are_refused() {
-    let engine = Engine::start(Some(members(Mode::Encrypted))).unwrap();
+    let engine = Engine::start(members(Mode::Encrypted)).unwrap();
     let bytes = content(100_000, 1);
     let (good, _) = request(0, &bytes, PIECE, NOWHERE.parse().unwrap());
     let short = Take {
@@ -486,175 +488,4 @@ async fn the_uploader_hangs_up_on_nonsense() {
         assert!(answer.len() < 100, "{} bytes", answer.len());
     }
     assert_eq!(sent.load(Ordering::Relaxed), 0);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_holder_gives_nothing_to_strangers() {
-    let bytes = content(100_000, 1);
-    let (take, _) = request(0, &bytes, PIECE, NOWHERE.parse().unwrap());
-    let (uploader, sent) = holder(&[(&take, bytes)]).await;
-    let mut stream = TcpStream::connect(uploader.local_addr()).await.unwrap();
-    let hello = wire::handshake(&hash_of(&take), &[1; 20]);
-    stream.write_all(&hello).await.unwrap();
-    let mut answer = Vec::new();
-    let _ = stream.read_to_end(&mut answer).await;
-    assert!(answer.is_empty(), "{answer:?}");
-    assert_eq!(sent.load(Ordering::Relaxed), 0);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn only_members_of_the_same_cluster_take_from_each_other() {
-    let bytes = content(100_000, 1);
-    let (mut take, io) = request(0, &bytes, PIECE, NOWHERE.parse().unwrap());
-    let (uploader, sent) = holder(&[(&take, bytes.clone())]).await;
-    take.holder = uploader.local_addr();
-    for (security, label) in [
-        (with_key(2, Mode::Encrypted), "unknown_key"),
-        (members(Mode::Authenticated), "too_weak"),
-    ] {
-        let engine = Engine::start(Some(security)).unwrap();
-        let error = engine.take(take.clone(), |_| ()).await.unwrap_err();
-        assert!(
-            matches!(&error, TakeError::Link { source, .. } if source.label() == label),
-            "{error}"
-        );
-    }
-    assert_eq!(sent.load(Ordering::Relaxed), 0);
-
-    let clear = members(Mode::Authenticated);
-    let (uploader, _) = holder_with(clear.clone(), &[(&take, bytes.clone())]).await;
-    take.holder = uploader.local_addr();
-    let engine = Engine::start(Some(clear)).unwrap();
-    engine.take(take, |_| ()).await.unwrap();
-    assert!(io.take() == bytes);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn no_transfer_is_dropped_while_keys_change() {
-    let security = || {
-        let (setter, keys) = Keys::set_by_hand(Keyring::new(key(1), None));
-        let security = Security::new(keys, Purpose::PeerLink, Mode::Encrypted);
-        (setter, security)
-    };
-    let ((near, receiver), (far, sender)) = (security(), security());
-    let segments: Vec<_> = (0..20).map(|index| content(300_000, index)).collect();
-    let takes: Vec<_> = (0..)
-        .zip(&segments)
-        .map(|(index, bytes)| request(index, bytes, PIECE, NOWHERE.parse().unwrap()))
-        .collect();
-    let claimed: Vec<_> = takes
-        .iter()
-        .zip(&segments)
-        .map(|((take, _), bytes)| (take, bytes.clone()))
-        .collect();
-    let (uploader, _) = holder_with(sender, &claimed).await;
-    let engine = Engine::start(Some(receiver)).unwrap();
-    let both = || Keyring::new(key(2), Some(key(1)));
-    let mut tasks = tokio::task::JoinSet::<Result<(), TakeError>>::new();
-    for (index, (take, _)) in takes.iter().enumerate() {
-        // The two ends hear of it at different times, and transfers are under way. Before the old key goes, handshakes
-        // that know no other have come to an end: so much time an overlap gives.
-        while index == 12
-            && let Some(result) = tasks.join_next().await
-        {
-            result.unwrap().unwrap();
-        }
-        match index {
-            4 => far.set(both()),
-            8 => near.set(both()),
-            12 => near.set(Keyring::new(key(2), None)),
-            16 => far.set(Keyring::new(key(2), None)),
-            _ => {}
-        }
-        let (engine, mut take) = (engine.clone(), take.clone());
-        take.holder = uploader.local_addr();
-        tasks.spawn(async move { engine.take(take, |_| ()).await });
-        if index % 4 == 3 {
-            // One of four, so that three may still be under way when keys change.
-            tasks.join_next().await.unwrap().unwrap().unwrap();
-        }
-    }
-    while let Some(result) = tasks.join_next().await {
-        result.unwrap().unwrap();
-    }
-    for ((_, io), bytes) in takes.iter().zip(&segments) {
-        assert!(io.take() == *bytes);
-    }
-    let (mut take, _) = takes[0].clone();
-    take.holder = uploader.local_addr();
-    let late = Engine::start(Some(with_key(1, Mode::Encrypted))).unwrap();
-    let error = late.take(take, |_| ()).await.unwrap_err();
-    assert!(
-        matches!(
-            error,
-            TakeError::Link {
-                source: LinkError::UnknownKey,
-                ..
-            }
-        ),
-        "{error}"
-    );
-}
-
-/// Other processes of the node reach the forwarder too.
-#[tokio::test(flavor = "multi_thread")]
-async fn nobody_but_the_engine_is_led_to_a_holder() {
-    let bytes = content(100_000, 1);
-    let (mut take, io) = request(0, &bytes, PIECE, NOWHERE.parse().unwrap());
-    let (uploader, sent) = holder(&[(&take, bytes.clone())]).await;
-    take.holder = uploader.local_addr();
-    let engine = Engine::start(Some(members(Mode::Encrypted))).unwrap();
-    let forwarder = engine.inner.forwarder.clone().unwrap();
-    let hash = hash_of(&take);
-    let way = {
-        let (forwarder, holder) = (forwarder.clone(), take.holder);
-        let lead = async move { forwarder.lead(hash, holder).await };
-        engine.inner.runtime.spawn(lead).await.unwrap().unwrap()
-    };
-    for said in [
-        wire::handshake(&hash, &wire::peer_id()),
-        wire::handshake(&hash, &[0; 20]),
-        b"GET / HTTP/1.1\r\n".repeat(5),
-    ] {
-        let mut stream = TcpStream::connect(forwarder.local_addr()).await.unwrap();
-        stream.write_all(&said).await.unwrap();
-        let mut answer = Vec::new();
-        let _ = stream.read_to_end(&mut answer).await;
-        assert!(answer.is_empty(), "{answer:?}");
-    }
-    drop(way);
-    assert_eq!(sent.load(Ordering::Relaxed), 0);
-    engine.take(take, |_| ()).await.unwrap();
-    assert!(io.take() == bytes);
-}
-
-/// Not a benchmark: prints a figure to look at when something smells slow.
-#[tokio::test(flavor = "multi_thread")]
-async fn throughput() {
-    let engine = Engine::start(Some(members(Mode::Encrypted))).unwrap();
-    let bytes = content(8 << 20, 1);
-    let takes: Vec<_> = (0..32)
-        .map(|index| request(index, &bytes, 1 << 20, NOWHERE.parse().unwrap()).0)
-        .collect();
-    let claimed: Vec<_> = takes.iter().map(|take| (take, bytes.clone())).collect();
-    let (uploader, _) = holder(&claimed).await;
-    let started = Instant::now();
-    let limit = Arc::new(tokio::sync::Semaphore::new(8));
-    let mut tasks = tokio::task::JoinSet::new();
-    for mut take in takes {
-        take.holder = uploader.local_addr();
-        let (engine, limit) = (engine.clone(), limit.clone());
-        tasks.spawn(async move {
-            let _permit = limit.acquire_owned().await.unwrap();
-            engine.take(take, |_| ()).await
-        });
-    }
-    while let Some(result) = tasks.join_next().await {
-        result.unwrap().unwrap();
-    }
-    let seconds = started.elapsed().as_secs_f64();
-    println!(
-        "32 segments of 8 MiB, 8 at once: {:.0} MB/s",
-        268.4 / seconds
-    );
 }

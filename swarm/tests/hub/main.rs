@@ -21,7 +21,8 @@ use modelcache_test_hub::admin::{
 };
 
 use support::{
-    Memory, REPOSITORY, Shelf, client, fetch, hub, model, snapshot, without_hashes, wrong_blobs,
+    Memory, REPOSITORY, Shelf, client, fetch, hub, members, model, snapshot, without_hashes,
+    wrong_blobs,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -76,13 +77,13 @@ async fn a_model_comes_from_the_hub_once_and_goes_on_to_a_peer() {
     }
     let uploader = Uploader::bind(
         "127.0.0.1:0".parse().unwrap(),
-        None,
+        members(),
         Arc::new(Shelf(shelf)),
         Arc::new(|_, _| ()),
     )
     .await
     .unwrap();
-    let engine = Engine::start(None).unwrap();
+    let engine = Engine::start(members()).unwrap();
     let mut taken = Vec::new();
     for (segment, _, pieces) in fetched {
         let io = Memory::new(segment.len());

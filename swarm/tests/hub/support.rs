@@ -7,8 +7,10 @@ use std::sync::{Arc, Mutex};
 
 use modelcache_swarm::coordination::OriginAccess;
 use modelcache_swarm::engine::{SegmentSource, Served};
+use modelcache_swarm::link::{Mode, Security};
 use modelcache_swarm::origin::{OriginClient, OriginError};
 use modelcache_swarm::plan;
+use modelcache_swarm::secret::{Key, Keyring, Keys, Purpose};
 use modelcache_swarm::segment::{BlobId, PieceHashes, Segment, SegmentIo};
 use modelcache_swarm::snapshot::Snapshot;
 use modelcache_swarm::verify::BlobHasher;
@@ -176,4 +178,11 @@ pub fn without_hashes(fetched: &Fetched) -> Vec<(Segment, Arc<Memory>)> {
         .iter()
         .map(|(segment, io, _)| (segment.clone(), io.clone()))
         .collect()
+}
+
+/// Links of members of one cluster.
+pub fn members() -> Security {
+    let key = Key::parse(&"5a17".repeat(16)).unwrap();
+    let (_, keys) = Keys::set_by_hand(Keyring::new(key, None));
+    Security::new(keys, Purpose::PeerLink, Mode::Encrypted)
 }

@@ -1,0 +1,366 @@
+//! One connection of the giving side: what a peer asks for is read from the segments and sent.
+//!
+//! It speaks the part of BEP 3 that a holder of everything needs.
+
+use std::collections::VecDeque;
+use std::io;
+use std::time::Duration;
+
+use socket2::SockRef;
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::TryAcquireError;
+use tokio::time::timeout;
+
+use super::ask::{self, AskError};
+use super::source::{OnSent, SegmentSource, Served};
+use super::wire::{self, HANDSHAKE_BYTES, Message, PIECE_HEADER_BYTES, Request, WireError};
+use crate::link::{Link, LinkError};
+use crate::verify::piece_count;
+
+/// Requests of one peer that wait to be answered; librqbit asks for a few hundred blocks ahead.
+const MAX_QUEUED: usize = 4096;
+/// A receiver asks for a block whenever it has got one. Answered one by one they would cost both sides several times as
+/// much, so that fewer than this wait for each other...
+const FEW: usize = 8;
+/// ... for so long: a quarter of the time that a receiver's window lasts at 2 Gbit/s.
+const GATHER: Duration = Duration::from_millis(4);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(150);
+
+/// Why a connection ended, for the log.
+#[derive(Debug, Error)]
+pub(super) enum Closed {
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error("asks, but not as a node of this version does: {0}")]
+    Question(#[from] AskError),
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    #[error("too many peers at once")]
+    Full(#[from] TryAcquireError),
+    #[error("nothing moved for too long")]
+    Idle,
+    #[error("asks for a segment that is not served here")]
+    Unknown,
+    #[error("asks for more than {MAX_QUEUED} blocks ahead")]
+    Greedy,
+    #[error("cannot read the segment: {0}")]
+    Read(io::Error),
+}
+
+/// The way to one peer.
+pub(super) trait Connection: AsyncRead + AsyncWrite + Send + Unpin {
+    /// Has the kernel acknowledge what has arrived now instead of with the next bytes that are sent.
+    fn acknowledge_at_once(&self);
+}
+
+impl Connection for Link<TcpStream> {
+    fn acknowledge_at_once(&self) {
+        self.get_ref().acknowledge_at_once();
+    }
+}
+
+impl Connection for TcpStream {
+    fn acknowledge_at_once(&self) {
+        // When it cannot be said, things are only slower.
+        let _ = SockRef::from(self).set_tcp_quickack(true);
+    }
+}
+
+/// Serves one connection until the peer leaves. `batch` says how many bytes may be read at once.
+pub(super) async fn serve(
+    mut stream: impl Connection,
+    source: &dyn SegmentSource,
+    on_sent: &OnSent,
+    batch: impl Fn() -> usize,
+) -> Result<(), Closed> {
+    stream.acknowledge_at_once();
+    let mut hello = [0; HANDSHAKE_BYTES];
+    timeout(HANDSHAKE_TIMEOUT, stream.read_exact(&mut hello))
+        .await
+        .map_err(|_| Closed::Idle)??;
+    let info_hash = wire::parse_handshake(&hello)?;
+    let Some(served) = source.find(info_hash) else {
+        let answered = ask::answer(&mut stream, source, info_hash).await?;
+        return if answered {
+            Ok(())
+        } else {
+            Err(Closed::Unknown)
+        };
+    };
+    stream.acknowledge_at_once();
+
+    let pieces = piece_count(served.len, served.piece_bytes);
+    let mut out = wire::handshake(&info_hash, &wire::peer_id());
+    out.extend(wire::greeting(u32::try_from(pieces).unwrap_or(u32::MAX)));
+    send(&mut stream, &out).await?;
+
+    let mut requests = Requests::default();
+    while requests.gather(&mut stream, &served).await? {
+        let blocks = requests.take(batch());
+        let payload = read(&served, blocks, &mut out).await?;
+        send(&mut stream, &out).await?;
+        on_sent(info_hash, payload);
+    }
+    Ok(())
+}
+
+/// How long to wait for requests when so many are there and `more` are to come; `None`: answer them.
+fn patience(requests: usize, more: bool) -> Option<Duration> {
+    match requests {
+        0 => Some(IDLE_TIMEOUT),
+        1..FEW if more => Some(GATHER),
+        _ => None,
+    }
+}
+
+/// What a peer has asked for.
+#[derive(Default)]
+struct Requests {
+    input: Vec<u8>,
+    queue: VecDeque<(u64, Request)>,
+    /// Bytes asked for since the beginning.
+    asked: u64,
+}
+
+impl Requests {
+    /// Waits for requests, and a moment for more of them. False when the peer has left.
+    ///
+    /// librqbit sends each request in a packet of its own and leaves Nagle's algorithm on: what it asks for next waits
+    /// until the packet before is acknowledged. The kernel does that with what it sends, and if it sends nothing, up to
+    /// 40 ms later. So it is told to do it at once when nothing was asked for yet that could be sent. While an answer is
+    /// being gathered it is not: then the peer gathers too.
+    async fn gather(
+        &mut self,
+        stream: &mut impl Connection,
+        served: &Served,
+    ) -> Result<bool, Closed> {
+        loop {
+            let Some(patience) = patience(self.queue.len(), self.asked < served.len) else {
+                return Ok(true);
+            };
+            self.input.reserve(4 << 10);
+            match timeout(patience, stream.read_buf(&mut self.input)).await {
+                Ok(read) => {
+                    if read? == 0 {
+                        return Ok(false);
+                    }
+                }
+                Err(_) if self.queue.is_empty() => return Err(Closed::Idle),
+                Err(_) => return Ok(true),
+            }
+            let first = self.asked == 0;
+            self.take_messages(served)?;
+            if first || self.queue.is_empty() {
+                stream.acknowledge_at_once();
+            }
+        }
+    }
+
+    /// Moves the complete messages of the input into the queue.
+    fn take_messages(&mut self, served: &Served) -> Result<(), Closed> {
+        let mut taken = 0;
+        while let Some((message, len)) = wire::parse(&self.input[taken..])? {
+            taken += len;
+            if let Message::Request(request) = message {
+                let offset = wire::locate(request, served.len, served.piece_bytes)?;
+                if self.queue.len() == MAX_QUEUED {
+                    return Err(Closed::Greedy);
+                }
+                self.queue.push_back((offset, request));
+                self.asked += u64::from(request.len);
+            }
+        }
+        self.input.drain(..taken);
+        Ok(())
+    }
+
+    /// The next ones: at most `limit` bytes or one block.
+    fn take(&mut self, limit: usize) -> Vec<(u64, Request)> {
+        let mut blocks = Vec::new();
+        let mut bytes = 0;
+        while let Some(&(_, request)) = self.queue.front()
+            && (blocks.is_empty() || bytes + request.len as usize <= limit)
+        {
+            bytes += request.len as usize;
+            blocks.extend(self.queue.pop_front());
+        }
+        blocks
+    }
+}
+
+async fn send(stream: &mut impl Connection, bytes: &[u8]) -> Result<(), Closed> {
+    let sent = async {
+        stream.write_all(bytes).await?;
+        stream.flush().await
+    };
+    timeout(IDLE_TIMEOUT, sent)
+        .await
+        .map_err(|_| Closed::Idle)??;
+    Ok(())
+}
+
+/// Reads blocks into `out`, framed; returns how many of its bytes are payload. Only what is not in memory is read by a
+/// thread that may wait for the disk: going there and back costs as much as copying a hundred kilobytes.
+async fn read(
+    served: &Served,
+    blocks: Vec<(u64, Request)>,
+    out: &mut Vec<u8>,
+) -> Result<u64, Closed> {
+    let payload: u64 = blocks.iter().map(|(_, block)| u64::from(block.len)).sum();
+    let now = fill(out, &blocks, |offset, block| {
+        if served.io.read_now(offset, block) {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::WouldBlock.into())
+        }
+    });
+    if now.is_err() {
+        let io = served.io.clone();
+        let mut bytes = std::mem::take(out);
+        *out = tokio::task::spawn_blocking(move || {
+            fill(&mut bytes, &blocks, |offset, block| {
+                io.read_at(offset, block)
+            })?;
+            Ok(bytes)
+        })
+        .await
+        .map_err(|error| Closed::Read(io::Error::other(error)))?
+        .map_err(Closed::Read)?;
+    }
+    Ok(payload)
+}
+
+/// Makes `out` what is sent: each block after its header.
+fn fill(
+    out: &mut Vec<u8>,
+    blocks: &[(u64, Request)],
+    read: impl Fn(u64, &mut [u8]) -> io::Result<()>,
+) -> io::Result<()> {
+    let payload: usize = blocks.iter().map(|(_, block)| block.len as usize).sum();
+    // Bytes that are new are filled with zeros first; those of the batch before are kept as they are.
+    out.resize(payload + blocks.len() * PIECE_HEADER_BYTES, 0);
+    let mut rest = &mut out[..];
+    for (offset, request) in blocks {
+        let (header, body) = rest.split_at_mut(PIECE_HEADER_BYTES);
+        header.copy_from_slice(&wire::piece_header(*request));
+        let (block, after) = body.split_at_mut(request.len as usize);
+        read(*offset, block)?;
+        rest = after;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::{Context, Poll};
+
+    use tokio::io::{DuplexStream, ReadBuf};
+
+    use super::*;
+    use crate::gate::memory::MemoryIo;
+
+    #[test]
+    fn few_requests_wait_for_more_unless_there_are_none_to_come() {
+        assert_eq!(patience(0, true), Some(IDLE_TIMEOUT));
+        assert_eq!(patience(1, true), Some(GATHER));
+        assert_eq!(patience(FEW - 1, true), Some(GATHER));
+        assert_eq!(patience(FEW, true), None);
+        assert_eq!(patience(1, false), None);
+        // Foreign clients may ask for the same bytes again.
+        assert_eq!(patience(0, false), Some(IDLE_TIMEOUT));
+    }
+
+    /// A connection in memory that counts how often something was to be acknowledged at once.
+    struct Counted(DuplexStream, AtomicUsize);
+
+    impl AsyncRead for Counted {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_read(context, buffer)
+        }
+    }
+
+    impl AsyncWrite for Counted {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+            buffer: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Pin::new(&mut self.0).poll_write(context, buffer)
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_flush(context)
+        }
+
+        fn poll_shutdown(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+        ) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_shutdown(context)
+        }
+    }
+
+    impl Connection for Counted {
+        fn acknowledge_at_once(&self) {
+            self.1.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The message that asks for the only block of a piece.
+    fn request(piece: u32) -> Vec<u8> {
+        let mut bytes = vec![0, 0, 0, 13, 6];
+        for word in [piece, 0, 16 << 10] {
+            bytes.extend_from_slice(&u32::to_be_bytes(word));
+        }
+        bytes
+    }
+
+    #[tokio::test]
+    async fn only_what_holds_requests_back_is_acknowledged_at_once() {
+        let (mut peer, ours) = tokio::io::duplex(1 << 20);
+        let mut ours = Counted(ours, AtomicUsize::new(0));
+        let served = Served {
+            len: 64 << 14,
+            piece_bytes: 16 << 10,
+            io: Arc::new(MemoryIo::empty(64 << 14)),
+        };
+        let mut requests = Requests::default();
+        // A keep-alive and half a request: nothing can be answered, so more can come only after an acknowledgement.
+        let first = request(0);
+        peer.write_all(&[0; 4]).await.unwrap();
+        peer.write_all(&first[..9]).await.unwrap();
+        // The first is polled first, and reads all that is there.
+        let (more, written) = tokio::join!(
+            requests.gather(&mut ours, &served),
+            peer.write_all(&first[9..])
+        );
+        written.unwrap();
+        assert!(more.unwrap());
+        assert_eq!(requests.take(usize::MAX).len(), 1);
+        assert_eq!(ours.1.swap(0, Ordering::Relaxed), 2);
+        // Those that follow are acknowledged by the answer to them.
+        for piece in 1..64 {
+            peer.write_all(&request(piece)).await.unwrap();
+        }
+        let mut blocks = 0;
+        while blocks < 63 {
+            assert!(requests.gather(&mut ours, &served).await.unwrap());
+            blocks += requests.take(usize::MAX).len();
+        }
+        assert_eq!(ours.1.load(Ordering::Relaxed), 0);
+        drop(peer);
+        assert!(!requests.gather(&mut ours, &served).await.unwrap());
+    }
+}

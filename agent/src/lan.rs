@@ -34,7 +34,7 @@ pub enum LanError {
 pub fn settings(args: LanArgs, keys: Keys, own: Option<Own>) -> Settings {
     Settings {
         own,
-        keys: Some(keys),
+        keys,
         group: Group {
             v4: args.lan_group,
             v6: args.lan_group_v6,

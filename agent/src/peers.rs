@@ -41,7 +41,7 @@ pub enum PeersError {
 
 /// Listens, dials whom it heard, and prints the table.
 pub async fn peers(args: PeersArgs) -> Result<(), PeersError> {
-    let keys = Keys::follow(args.key)?;
+    let keys = Keys::follow(args.key.key)?;
     let peers = Peers::default();
     let settings = lan::settings(args.lan, keys, None);
     let (ttl, interfaces) = (settings.group.ttl, settings.interfaces.clone());
@@ -113,7 +113,7 @@ fn render(table: &PeerTable, counters: &Counters, now: Instant) -> String {
     let _ = writeln!(text, "\n{accepted} announcements believed.");
     if accepted == 0 {
         text.push_str(
-            "Nobody was heard: do agents run with --announce, and is UDP port 4269 open on this network?\n",
+            "Nobody was heard: do agents run with --announce, and is their UDP port open on this network?\n",
         );
     }
     for reason in Refusal::ALL {

@@ -18,8 +18,8 @@ use super::rate::{Limits, Rate, Sources};
 use super::refusal::{Counters, Refusal};
 use super::table::PeerTable;
 use super::timing::{Intervals, Reach, Schedule};
-use super::wire::{self, MAX_DATAGRAM, Trust};
-use crate::secret::{Keyring, Keys};
+use super::wire::{self, MAX_DATAGRAM};
+use crate::secret::Keys;
 
 /// The group that nodes announce themselves to unless another is chosen. The IPv6 group is transient and of link-local scope
 /// (RFC 4291), so that it stays where IPv4 with a TTL of 1 stays; its last 32 bits are the IPv4 group.
@@ -64,8 +64,8 @@ pub struct Own {
 pub struct Settings {
     /// What is announced; without it the node only listens.
     pub own: Option<Own>,
-    /// Who is believed; without keys everybody is, and nothing is signed.
-    pub keys: Option<Keys>,
+    /// Who is believed, and what is signed with.
+    pub keys: Keys,
     /// Where announcements go and are heard.
     pub group: Group,
     /// On which interfaces.
@@ -195,7 +195,7 @@ impl Service {
                     self.generation = self.generation.wrapping_add(1);
                     self.schedule.changed(Instant::now());
                 }
-                () = changed(keys.as_mut()) => self.schedule.changed(Instant::now()),
+                () = keys.changed() => self.schedule.changed(Instant::now()),
                 received = self.sockets.receive(&mut buffer) => match received {
                     Ok((len, from)) => self.hear(buffer.get(..len).unwrap_or_default(), from, Now::read()),
                     Err(error) => {
@@ -266,9 +266,7 @@ impl Service {
         if !self.sources.admit(source, now.monotonic) {
             return Err(Refusal::TooMany);
         }
-        let ring = self.settings.keys.as_ref().map(Keys::now);
-        let trust = ring.as_deref().map_or(Trust::Anybody, Trust::Keys);
-        let announcement = wire::decode(datagram, trust)?;
+        let announcement = wire::decode(datagram, &self.settings.keys.now())?;
         let own = self.settings.own.as_ref();
         if announcement.boot == self.boot.wall
             && own.is_some_and(|own| own.node == announcement.node)
@@ -318,12 +316,13 @@ impl Service {
         let reach = self.reach.get(link);
         let deaf = reach.is_none_or(|reach| reach.deaf(now));
         let both = reach.is_none_or(|reach| reach.broadcast(now));
-        let ring = self.settings.keys.as_ref().map(Keys::now);
+        let ring = self.settings.keys.now();
         for broadcast in [false, true] {
             if broadcast && !both {
                 continue;
             }
-            for key in signers(ring.as_deref()) {
+            // One datagram each: while keys change, some nodes know only the one and some only the other.
+            for key in ring.keys() {
                 self.sequence += 1;
                 let announcement = Announcement {
                     node: node.clone(),
@@ -345,21 +344,5 @@ impl Service {
                 }
             }
         }
-    }
-}
-
-/// The keys to sign with, one datagram each: while keys change, some nodes know only the one and some only the other.
-fn signers(ring: Option<&Keyring>) -> Vec<Option<&crate::secret::Key>> {
-    match ring {
-        Some(ring) => ring.keys().map(|key| Some(&**key)).collect(),
-        None => vec![None],
-    }
-}
-
-/// Waits until the keys change; for ever without keys.
-async fn changed(keys: Option<&mut Keys>) {
-    match keys {
-        Some(keys) => keys.changed().await,
-        None => std::future::pending().await,
     }
 }

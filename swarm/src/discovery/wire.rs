@@ -1,15 +1,14 @@
 //! The datagram: announcements as bytes, signed.
 //!
 //! ```text
-//! "MCA"  version=1  flags
-//! flags & 1 (signed):  key id, 8 bytes
+//! "MCA"  version=1  flags   key id, 8 bytes
 //! name length, 1 byte   name
 //! boot, 8 bytes   sequence, 8   sent at, 8             milliseconds since 1970; all numbers big-endian
 //! number of addresses, 1 byte;  each: 4 or 6, the 4 or 16 bytes of the host, port in 2 bytes
 //! unless flags & 8 (goodbye):  generation, 4   page, 1   pages, 1   number of contents, 1   20 bytes each
-//! flags & 1 (signed):  HMAC-SHA256 over everything before it, 32 bytes
+//! HMAC-SHA256 over everything before it, 32 bytes
 //! ```
-//! Flags: 1 signed, 2 sent by broadcast, 4 deaf, 8 goodbye; the others are zero. There is one way to write each
+//! Flags: 1 signed, which all are that are believed; 2 sent by broadcast, 4 deaf, 8 goodbye; the others are zero. There is one way to write each
 //! announcement, and nothing may follow it. What is signed is what is on the wire, so the signature is checked before
 //! anything behind the key id is looked at.
 
@@ -46,35 +45,33 @@ const LONGEST: usize = MAGIC.len()
     + MAC;
 const _: () = assert!(LONGEST <= MAX_DATAGRAM);
 
-/// Whether announcements must be signed.
-#[derive(Clone, Copy, Debug)]
-pub enum Trust<'a> {
-    /// By one of these keys.
-    Keys(&'a Keyring),
-    /// By nobody: whoever reaches the group is believed.
-    Anybody,
+/// The bytes of an announcement, signed with `key`.
+#[must_use]
+pub fn encode(announcement: &Announcement, key: &Key) -> Vec<u8> {
+    let mut out = Vec::with_capacity(LONGEST);
+    out.extend_from_slice(&MAGIC);
+    out.extend_from_slice(&[VERSION, SIGNED | flags(announcement)]);
+    out.extend_from_slice(key.id().as_bytes());
+    write(announcement, &mut out);
+    let mac = hmac::sign(&mac_key(key), &out);
+    out.extend_from_slice(mac.as_ref());
+    out
 }
 
-/// The bytes of an announcement, signed with `key` if there is one.
-#[must_use]
-pub fn encode(announcement: &Announcement, key: Option<&Key>) -> Vec<u8> {
-    let mut flags = 0;
-    for (set, flag) in [
-        (key.is_some(), SIGNED),
+/// The flags that say something about the announcement itself.
+fn flags(announcement: &Announcement) -> u8 {
+    [
         (announcement.delivery.broadcast, BROADCAST),
         (announcement.delivery.deaf, DEAF),
         (announcement.body == Body::Goodbye, GOODBYE),
-    ] {
-        if set {
-            flags |= flag;
-        }
-    }
-    let mut out = Vec::with_capacity(LONGEST);
-    out.extend_from_slice(&MAGIC);
-    out.extend_from_slice(&[VERSION, flags]);
-    if let Some(key) = key {
-        out.extend_from_slice(key.id().as_bytes());
-    }
+    ]
+    .into_iter()
+    .filter_map(|(set, flag)| set.then_some(flag))
+    .sum()
+}
+
+/// Everything from the name on.
+fn write(announcement: &Announcement, out: &mut Vec<u8>) {
     let name = announcement.node.as_str().as_bytes();
     out.push(count(name.len()));
     out.extend_from_slice(name);
@@ -107,11 +104,6 @@ pub fn encode(announcement: &Announcement, key: Option<&Key>) -> Vec<u8> {
             out.extend_from_slice(&content.0);
         }
     }
-    if let Some(key) = key {
-        let mac = hmac::sign(&mac_key(key), &out);
-        out.extend_from_slice(mac.as_ref());
-    }
-    out
 }
 
 /// The types allow no longer list than a byte can count.
@@ -124,7 +116,7 @@ fn mac_key(key: &Key) -> hmac::Key {
 }
 
 /// Checks the signature of a datagram and reads it. Says nothing about its time or whether it was heard before.
-pub fn decode(datagram: &[u8], trust: Trust<'_>) -> Result<Announcement, Refusal> {
+pub fn decode(datagram: &[u8], ring: &Keyring) -> Result<Announcement, Refusal> {
     if datagram.len() > MAX_DATAGRAM {
         return Err(Refusal::Malformed);
     }
@@ -137,26 +129,25 @@ pub fn decode(datagram: &[u8], trust: Trust<'_>) -> Result<Announcement, Refusal
     }
     let flags = reader.byte()?;
     if flags & SIGNED == 0 {
-        if let Trust::Keys(_) = trust {
-            return Err(Refusal::Missing);
-        }
-    } else {
-        let id = KeyId::from(reader.array::<{ KeyId::BYTES }>()?);
-        let (signed, mac) = datagram
-            .split_last_chunk::<MAC>()
-            .ok_or(Refusal::Malformed)?;
-        if let Trust::Keys(keys) = trust {
-            let key = keys.by_id(id).ok_or(Refusal::UnknownKey)?;
-            // Compares in constant time.
-            hmac::verify(&mac_key(key), signed, mac).map_err(|_| Refusal::Wrong)?;
-        }
-        reader.0 = reader
-            .0
-            .len()
-            .checked_sub(MAC)
-            .and_then(|len| reader.0.get(..len))
-            .ok_or(Refusal::Malformed)?;
+        return Err(Refusal::Missing);
     }
+    let id = KeyId::from(reader.array::<{ KeyId::BYTES }>()?);
+    let (content, _) = reader
+        .0
+        .split_last_chunk::<MAC>()
+        .ok_or(Refusal::Malformed)?;
+    let (signed, mac) = datagram
+        .split_last_chunk::<MAC>()
+        .ok_or(Refusal::Malformed)?;
+    let key = ring.by_id(id).ok_or(Refusal::UnknownKey)?;
+    // Compares in constant time.
+    hmac::verify(&mac_key(key), signed, mac).map_err(|_| Refusal::Wrong)?;
+    read(flags & !SIGNED, content)
+}
+
+/// The reverse of [`write`].
+fn read(flags: u8, content: &[u8]) -> Result<Announcement, Refusal> {
+    let mut reader = Reader(content);
     let announcement = reader.announcement(flags)?;
     if reader.0.is_empty() {
         Ok(announcement)
@@ -190,7 +181,7 @@ impl<'a> Reader<'a> {
     }
 
     fn announcement(&mut self, flags: u8) -> Result<Announcement, Refusal> {
-        if flags & !(SIGNED | BROADCAST | DEAF | GOODBYE) != 0 {
+        if flags & !(BROADCAST | DEAF | GOODBYE) != 0 {
             return Err(Refusal::Malformed);
         }
         let len = self.byte()?;

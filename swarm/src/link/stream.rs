@@ -59,8 +59,8 @@ impl<S> Link<S> {
     }
 
     /// Whether what is written is encrypted.
-    #[must_use]
-    pub fn is_encrypted(&self) -> bool {
+    #[cfg(test)]
+    pub(super) fn is_encrypted(&self) -> bool {
         self.records.is_some()
     }
 }

@@ -52,12 +52,6 @@ impl Keyring {
         self.keys().find(|key| key.id() == id)
     }
 
-    /// Whether a key of this name is valid.
-    #[must_use]
-    pub fn accepts(&self, id: KeyId) -> bool {
-        self.by_id(id).is_some()
-    }
-
     /// The names of the valid keys, for the log.
     fn names(&self) -> String {
         let names: Vec<_> = self.keys().map(|key| key.id().to_string()).collect();

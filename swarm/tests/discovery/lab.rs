@@ -184,7 +184,7 @@ fn settings(host: u8, keys: Keys) -> Settings {
             port: PORT,
             hosts: Vec::new(),
         }),
-        keys: Some(keys),
+        keys,
         group: GROUP,
         interfaces: Choice::default(),
         intervals: Intervals {

@@ -15,7 +15,7 @@ use modelcache_swarm::discovery::announcement::{
 use modelcache_swarm::discovery::clock::Now;
 use modelcache_swarm::discovery::refusal::Refusal;
 use modelcache_swarm::discovery::service::GROUP;
-use modelcache_swarm::discovery::wire::{MAX_DATAGRAM, Trust, decode, encode};
+use modelcache_swarm::discovery::wire::{MAX_DATAGRAM, decode, encode};
 
 use lab::{Lab, Node, PORT, Stop, address, address_v6, key, name, ring, until};
 
@@ -162,6 +162,15 @@ fn memory() -> usize {
     kib.parse::<usize>().unwrap() * 1024
 }
 
+/// As from a program that knows the format but has no key.
+fn unsigned(announcement: &Announcement) -> Vec<u8> {
+    let mut datagram = encode(announcement, &key(2));
+    datagram[4] &= !1;
+    datagram.drain(5..13);
+    datagram.truncate(datagram.len() - 32);
+    datagram
+}
+
 #[test]
 fn an_attacker_teaches_nobody_anything() {
     let Some(lab) = Lab::new(3) else { return };
@@ -170,13 +179,13 @@ fn an_attacker_teaches_nobody_anything() {
     let attacker = lab.inside(3, || UdpSocket::bind((address(3), 0)).unwrap());
 
     sent_until_counted(&victim, Refusal::Missing, &attacker, |n| {
-        encode(&forged(n), None)
+        unsigned(&forged(n))
     });
     sent_until_counted(&victim, Refusal::UnknownKey, &attacker, |n| {
-        encode(&forged(n), Some(&key(2)))
+        encode(&forged(n), &key(2))
     });
     sent_until_counted(&victim, Refusal::Wrong, &attacker, |n| {
-        let mut datagram = encode(&forged(n), Some(&key(2)));
+        let mut datagram = encode(&forged(n), &key(2));
         datagram[5..13].copy_from_slice(key(1).id().as_bytes());
         datagram
     });
@@ -188,7 +197,7 @@ fn an_attacker_teaches_nobody_anything() {
         vec![0x4d; 60_000]
     });
     sent_until_counted(&victim, Refusal::Version, &attacker, |n| {
-        let mut datagram = encode(&forged(n), Some(&key(1)));
+        let mut datagram = encode(&forged(n), &key(1));
         datagram[3] = 9;
         datagram
     });
@@ -230,7 +239,7 @@ fn an_attacker_teaches_nobody_anything() {
                 sent_at: now,
                 ..relayed.clone()
             },
-            Some(&key(1)),
+            &key(1),
         )
     });
 
@@ -270,9 +279,9 @@ fn flood(lab: &Lab, victim: &Node) {
         };
         hosts.iter().map(bind).collect()
     });
-    let mut wrong = encode(&forged(1), Some(&key(2)));
+    let mut wrong = encode(&forged(1), &key(2));
     wrong[5..13].copy_from_slice(key(1).id().as_bytes());
-    let kinds = [wrong, encode(&forged(1), None), vec![0x55; 1400]];
+    let kinds = [wrong, unsigned(&forged(1)), vec![0x55; 1400]];
     let refused = || {
         Refusal::ALL
             .map(|reason| victim.counters.refused(reason))
@@ -345,7 +354,7 @@ fn a_replay_is_refused_after_a_restart() {
         let (len, from) = recorder.recv_from(&mut datagram).unwrap();
         datagram.truncate(len);
         if from.ip() == address(2) {
-            assert!(decode(&datagram, Trust::Keys(&ring(1))).is_ok());
+            assert!(decode(&datagram, &ring(1)).is_ok());
             earlier.push(datagram);
         }
     }

@@ -77,7 +77,7 @@ fn announcements() -> impl Strategy<Value = Announcement> {
 /// Nodes of other releases must read the same: the layout is written out here byte by byte.
 #[test]
 fn the_layout_is_as_documented() {
-    let mut expected = b"MCA\x01\x02\x06node-1".to_vec();
+    let mut expected = b"\x06node-1".to_vec();
     expected.extend_from_slice(&[1, 2, 3, 4, 5, 6, 7, 8]);
     expected.extend_from_slice(&[0, 0, 0, 0, 0, 0, 0, 3]);
     expected.extend_from_slice(&[1, 2, 3, 4, 5, 6, 7, 9]);
@@ -87,15 +87,13 @@ fn the_layout_is_as_documented() {
     ]);
     expected.extend_from_slice(&[0, 0, 0, 5, 0, 1, 1]);
     expected.extend_from_slice(&[0xab; 20]);
-    assert_eq!(encode(&sample(), None), expected);
 
     let key = key(1);
-    let signed = encode(&sample(), Some(&key));
+    let signed = encode(&sample(), &key);
     let (content, mac) = signed.split_at(signed.len() - 32);
-    assert_eq!(&content[..4], b"MCA\x01");
-    assert_eq!(content[4], 3);
+    assert_eq!(&content[..5], b"MCA\x01\x03");
     assert_eq!(&content[5..13], key.id().as_bytes());
-    assert_eq!(&content[13..], &expected[5..]);
+    assert_eq!(content[13..], expected);
     let expected = hmac::sign(
         &hmac::Key::new(hmac::HMAC_SHA256, key.derive(Purpose::Announcement)),
         content,
@@ -106,39 +104,28 @@ fn the_layout_is_as_documented() {
 #[test]
 fn only_valid_keys_are_believed() {
     let ring = ring();
-    let trust = Trust::Keys(&ring);
     for current_or_previous in [1, 2] {
-        let bytes = encode(&sample(), Some(&key(current_or_previous)));
-        assert_eq!(decode(&bytes, trust), Ok(sample()));
+        let bytes = encode(&sample(), &key(current_or_previous));
+        assert_eq!(decode(&bytes, &ring), Ok(sample()));
     }
-    let foreign = encode(&sample(), Some(&key(3)));
-    assert_eq!(decode(&foreign, trust), Err(Refusal::UnknownKey));
-    assert_eq!(
-        decode(&encode(&sample(), None), trust),
-        Err(Refusal::Missing)
-    );
-    // Without keys there is nothing to check with: signed and unsigned ones are read.
-    assert_eq!(decode(&foreign, Trust::Anybody), Ok(sample()));
-    assert_eq!(
-        decode(&encode(&sample(), None), Trust::Anybody),
-        Ok(sample())
-    );
+    let foreign = encode(&sample(), &key(3));
+    assert_eq!(decode(&foreign, &ring), Err(Refusal::UnknownKey));
+    let mut unsigned = encode(&sample(), &key(1));
+    unsigned[4] &= !SIGNED;
+    assert_eq!(decode(&unsigned, &ring), Err(Refusal::Missing));
     // The name of a valid key does not help whoever has not got it.
     let mut forged = foreign;
     forged[5..13].copy_from_slice(key(1).id().as_bytes());
-    assert_eq!(decode(&forged, trust), Err(Refusal::Wrong));
+    assert_eq!(decode(&forged, &ring), Err(Refusal::Wrong));
 }
 
 #[test]
 fn other_versions_and_other_programs_are_told_apart() {
-    let mut bytes = encode(&sample(), Some(&key(1)));
+    let mut bytes = encode(&sample(), &key(1));
     bytes[3] = 2;
-    assert_eq!(decode(&bytes, Trust::Keys(&ring())), Err(Refusal::Version));
+    assert_eq!(decode(&bytes, &ring()), Err(Refusal::Version));
     bytes[0] = b'x';
-    assert_eq!(
-        decode(&bytes, Trust::Keys(&ring())),
-        Err(Refusal::Malformed)
-    );
+    assert_eq!(decode(&bytes, &ring()), Err(Refusal::Malformed));
 }
 
 #[test]
@@ -153,18 +140,15 @@ fn nothing_longer_than_a_packet_is_read_or_sent() {
         body: Body::Page(Page::all(1, &contents).remove(0)),
         ..sample()
     };
-    let bytes = encode(&longest, Some(&key(1)));
+    let bytes = encode(&longest, &key(1));
     assert_eq!(bytes.len(), LONGEST);
-    assert_eq!(decode(&bytes, Trust::Keys(&ring())), Ok(longest));
+    assert_eq!(decode(&bytes, &ring()), Ok(longest));
     let mut padded = bytes;
     padded.resize(MAX_DATAGRAM + 1, 0);
-    assert_eq!(
-        decode(&padded, Trust::Keys(&ring())),
-        Err(Refusal::Malformed)
-    );
+    assert_eq!(decode(&padded, &ring()), Err(Refusal::Malformed));
 }
 
-fn corpus(key: Option<&Key>) -> Vec<Vec<u8>> {
+fn corpus() -> Vec<Announcement> {
     let contents: Vec<ContentId> = (0..120).map(|number| ContentId([number; 20])).collect();
     let mut announcements = vec![
         sample(),
@@ -180,27 +164,36 @@ fn corpus(key: Option<&Key>) -> Vec<Vec<u8>> {
         });
     }
     announcements
-        .iter()
-        .map(|announcement| encode(announcement, key))
-        .collect()
+}
+
+/// What is under the signature, behind its flags.
+fn content(announcement: &Announcement) -> Vec<u8> {
+    let mut bytes = vec![flags(announcement)];
+    write(announcement, &mut bytes);
+    bytes
+}
+
+fn read_content(bytes: &[u8]) -> Option<Announcement> {
+    let (flags, content) = bytes.split_first()?;
+    read(*flags, content).ok()
 }
 
 #[test]
-fn fuzz_unsigned_announcements() {
-    crate::fuzz::run("announcement, unsigned", &corpus(None), |bytes| {
-        if let Ok(read) = decode(bytes, Trust::Anybody)
-            && bytes[4] & SIGNED == 0
-        {
-            assert_eq!(encode(&read, None), bytes);
+fn fuzz_contents_of_announcements() {
+    let corpus: Vec<_> = corpus().iter().map(content).collect();
+    crate::fuzz::run("announcement, content", &corpus, |bytes| {
+        if let Some(read) = read_content(bytes) {
+            assert_eq!(content(&read), bytes);
         }
     });
 }
 
 #[test]
-fn fuzz_signed_announcements() {
-    let (corpus, ring) = (corpus(Some(&key(1))), ring());
-    crate::fuzz::run("announcement, signed", &corpus, |bytes| {
-        if decode(bytes, Trust::Keys(&ring)).is_ok() {
+fn fuzz_announcements() {
+    let (key, ring) = (key(1), ring());
+    let corpus: Vec<_> = corpus().iter().map(|one| encode(one, &key)).collect();
+    crate::fuzz::run("announcement", &corpus, |bytes| {
+        if decode(bytes, &ring).is_ok() {
             assert!(corpus.iter().any(|sound| sound == bytes));
         }
     });
@@ -208,46 +201,42 @@ fn fuzz_signed_announcements() {
 
 proptest! {
     #[test]
-    fn announcements_survive_the_wire(announcement in announcements(), signed: bool) {
-        let (key, ring) = (key(1), ring());
-        let bytes = encode(&announcement, signed.then_some(&key));
+    fn announcements_survive_the_wire(announcement in announcements()) {
+        let bytes = encode(&announcement, &key(1));
         prop_assert!(bytes.len() <= MAX_DATAGRAM);
-        let trust = if signed { Trust::Keys(&ring) } else { Trust::Anybody };
-        prop_assert_eq!(decode(&bytes, trust), Ok(announcement));
+        prop_assert_eq!(decode(&bytes, &ring()), Ok(announcement));
     }
 
     /// Every bit is under the signature, or is the signature.
     #[test]
     fn no_bit_can_be_changed(announcement in announcements(), which: prop::sample::Index) {
         let (key, ring) = (key(1), ring());
-        let mut bytes = encode(&announcement, Some(&key));
+        let mut bytes = encode(&announcement, &key);
         let bit = which.index(bytes.len() * 8);
         bytes[bit / 8] ^= 1 << (bit % 8);
-        prop_assert!(decode(&bytes, Trust::Keys(&ring)).is_err());
+        prop_assert!(decode(&bytes, &ring).is_err());
     }
 
     #[test]
     fn nothing_can_be_cut_off_or_added(announcement in announcements(), which: prop::sample::Index, more in 1_usize..40) {
         let (key, ring) = (key(1), ring());
-        let mut bytes = encode(&announcement, Some(&key));
+        let mut bytes = encode(&announcement, &key);
         let len = which.index(bytes.len());
-        prop_assert!(decode(&bytes[..len], Trust::Keys(&ring)).is_err());
+        prop_assert!(decode(&bytes[..len], &ring).is_err());
         bytes.resize(bytes.len() + more, 0);
-        prop_assert!(decode(&bytes, Trust::Keys(&ring)).is_err());
+        prop_assert!(decode(&bytes, &ring).is_err());
     }
 
-    /// Without a signature too, what is read is written the same way: there is no second form of anything.
+    /// What is read is written the same way: there is no second form of anything.
     #[test]
     fn what_is_read_is_written_alike(announcement in announcements(), flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6)) {
-        let mut bytes = encode(&announcement, None);
+        let mut bytes = content(&announcement);
         for (which, value) in flips {
             let at = which.index(bytes.len());
             bytes[at] = value;
         }
-        if let Ok(read) = decode(&bytes, Trust::Anybody)
-            && bytes[4] & SIGNED == 0
-        {
-            prop_assert_eq!(encode(&read, None), bytes);
+        if let Some(read) = read_content(&bytes) {
+            prop_assert_eq!(content(&read), bytes);
         }
     }
 
@@ -257,7 +246,7 @@ proptest! {
         if near && bytes.len() > 4 {
             bytes[..4].copy_from_slice(b"MCA\x01");
         }
-        let _ = decode(&bytes, Trust::Anybody);
-        prop_assert!(decode(&bytes, Trust::Keys(&ring())).is_err());
+        let _ = read_content(&bytes);
+        prop_assert!(decode(&bytes, &ring()).is_err());
     }
 }

@@ -134,24 +134,33 @@ pub(super) fn of_store(error: &StoreError) -> &'static str {
 
 /// A failure of the store for people. The store's own words count bytes: how many terabytes those are is hard to see.
 pub(super) fn words_of_store(error: &StoreError) -> String {
-    let StoreError::NoSpace {
-        snapshot,
-        root,
-        needed,
-        free,
-    } = error
-    else {
-        return error.to_string();
-    };
     let human = |bytes: u64| human_bytes(i64::try_from(bytes).unwrap_or(i64::MAX));
-    format!(
-        "snapshot {snapshot} needs {} more below {} but only {} are free for models, {} too few ({needed} bytes needed, \
-         {free} free): free space there or take the model off this node's pool",
-        human(*needed),
-        root.display(),
-        human(*free),
-        human(needed.saturating_sub(*free)),
-    )
+    match error {
+        StoreError::NoSpace {
+            snapshot,
+            root,
+            needed,
+            free,
+        } => format!(
+            "snapshot {snapshot} needs {} more below {} but only {} are free for models, {} too few ({needed} bytes \
+             needed, {free} free): free space there or take the model off this node's pool",
+            human(*needed),
+            root.display(),
+            human(*free),
+            human(needed.saturating_sub(*free)),
+        ),
+        StoreError::NearlyFull {
+            root,
+            free,
+            reserve,
+        } => format!(
+            "only {} are free below {}, and the last {} are left to the rest of the node: free space there",
+            human(*free),
+            root.display(),
+            human(*reserve),
+        ),
+        error => error.to_string(),
+    }
 }
 
 /// An error of the operating system is the disk's; any other says that the segment was given to somebody else meanwhile.
@@ -219,6 +228,15 @@ mod tests {
         assert!(error(1_000_000_000_000, 999_999_000_000).contains(", 1.0 MB too few ("));
         // The disk was fuller than it said.
         assert!(error(5, 9).contains(", 0 B too few ("));
+        let nearly = StoreError::NearlyFull {
+            root: "/cache".into(),
+            free: 1 << 20,
+            reserve: 32 << 20,
+        };
+        assert_eq!(
+            words_of_store(&nearly),
+            "only 1.0 MB are free below /cache, and the last 34 MB are left to the rest of the node: free space there"
+        );
     }
 
     #[test]

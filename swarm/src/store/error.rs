@@ -47,6 +47,18 @@ pub enum StoreError {
         /// Bytes free for it, after the reserve of the file system and what other snapshots have reserved.
         free: u64,
     },
+    /// Somebody else filled the disk. What is left is not touched.
+    #[error(
+        "only {free} bytes are free below {root}, and the last {reserve} are left to the rest of the node: free space there"
+    )]
+    NearlyFull {
+        /// The cache root.
+        root: PathBuf,
+        /// Bytes free.
+        free: u64,
+        /// Bytes that are left alone.
+        reserve: u64,
+    },
     /// Another process uses this cache root.
     #[error(
         "{path} is locked by another process: only one agent may use a cache root; stop the other one"
@@ -137,7 +149,10 @@ impl StoreError {
     /// Whether more free space is what helps.
     #[must_use]
     pub fn is_no_space(&self) -> bool {
-        matches!(self, Self::NoSpace { .. } | Self::Full { .. })
+        matches!(
+            self,
+            Self::NoSpace { .. } | Self::NearlyFull { .. } | Self::Full { .. }
+        )
     }
 
     /// Whether the file system takes no changes at all.

@@ -253,11 +253,13 @@ impl SnapshotStore {
     }
 
     /// Where to write a segment. A new writer ends an earlier one of the same segment; bytes that another snapshot is
-    /// filling right now make it [`StoreError::Busy`], and a disk that is nearly full [`StoreError::NoSpace`].
+    /// filling right now make it [`StoreError::Busy`], and a disk that is nearly full [`StoreError::NearlyFull`].
     pub fn writer(&self, segment: u32) -> Result<Arc<dyn SegmentIo>, StoreError> {
         let segment = self.0.segment(segment)?;
-        let (store, name) = (&self.0.store, &self.0.snapshot.name);
-        store.check_room(name, segment.len(), self.0.blobs_of(segment))?;
+        self.0.store.check_room(segment.len(), || {
+            let blobs = self.0.blobs_of(segment);
+            blobs.map(|blob| self.0.store.missing(blob)).sum()
+        })?;
         Ok(Arc::new(PlacedSegment::writer(
             &self.0.snapshot.name,
             segment,

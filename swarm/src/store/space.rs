@@ -59,28 +59,23 @@ impl Inner {
         Ok((bytes(found.f_blocks), bytes(found.f_bavail)))
     }
 
-    /// Whether `len` bytes of a snapshot may be written to these blobs: somebody else may have filled the disk since
-    /// space was reserved, and some file systems give no blocks before.
-    pub(super) fn check_room<'a>(
+    /// Whether `len` bytes may be written, of which `missing` have no blocks yet: somebody else may have filled the disk
+    /// since space was reserved, and some file systems give no blocks before.
+    pub(super) fn check_room(
         &self,
-        snapshot: &str,
         len: u64,
-        blobs: impl Iterator<Item = &'a Arc<Blob>>,
+        missing: impl FnOnce() -> u64,
     ) -> Result<(), StoreError> {
-        let (_, available) = self.measure()?;
-        if available >= LAST_RESERVE.saturating_add(len) {
+        let (_, free) = self.measure()?;
+        let enough = |new: u64| free >= LAST_RESERVE.saturating_add(new);
+        // Blobs are looked at only when it matters.
+        if enough(len) || enough(missing().min(len)) {
             return Ok(());
         }
-        let missing: u64 = blobs.map(|blob| self.missing(blob)).sum();
-        let needed = LAST_RESERVE.saturating_add(missing.min(len));
-        if available >= needed {
-            return Ok(());
-        }
-        Err(StoreError::NoSpace {
-            snapshot: snapshot.to_owned(),
+        Err(StoreError::NearlyFull {
             root: self.layout.root().to_path_buf(),
-            needed,
-            free: available,
+            free,
+            reserve: LAST_RESERVE,
         })
     }
 
@@ -93,7 +88,7 @@ impl Inner {
     }
 
     /// Bytes of a blob that have no blocks on disk yet.
-    fn missing(&self, blob: &Blob) -> u64 {
+    pub(super) fn missing(&self, blob: &Blob) -> u64 {
         blob.size - self.files.allocated(blob)
     }
 
@@ -130,7 +125,7 @@ impl Inner {
         if needed > free {
             return Err(no_space());
         }
-        self.check_room(snapshot, 0, missing.iter())?;
+        self.check_room(0, || 0)?;
         self.probe()?;
         locked(&self.reserved).insert(snapshot.to_owned(), missing.clone());
         if let Err(error) = self.allocate(&missing) {

@@ -60,8 +60,8 @@ pub enum Command {
     /// Show which nodes and BitTorrent clients announce themselves on this network, whether they can be reached, and why
     /// others are not believed.
     ///
-    /// Only listens and announces nothing; other nodes are heard, not the one that it runs on. Agents announce themselves when they run with --announce, each every 25 to 40
-    /// seconds. Example:
+    /// Only listens and announces nothing; other nodes are heard, not the one that it runs on. Agents announce themselves
+    /// when they run with --announce, each every 25 to 40 seconds. Example:
     ///
     ///   modelcache-agent peers --key /etc/modelcache/key
     #[command(verbatim_doc_comment)]
@@ -112,15 +112,9 @@ pub struct RunArgs {
         default_value = "/var/run/secrets/modelcache/token"
     )]
     pub token_file: PathBuf,
-    /// The cluster's secret: the directory where the Secret is mounted (files 'current' and, for a while, 'previous'), or
-    /// a file with one key that only the agent's user may read. Changes are followed.
-    #[arg(
-        long,
-        env = "MODELCACHE_KEY",
-        value_name = "PATH",
-        default_value = "/var/run/secrets/modelcache-key"
-    )]
-    pub key: PathBuf,
+    /// How members of the cluster know each other.
+    #[command(flatten)]
+    pub key: KeyArgs,
     /// How bytes travel between nodes. Members always prove to each other that they have the cluster's secret.
     #[arg(
         long,
@@ -148,6 +142,20 @@ pub struct RunArgs {
     pub metrics_listen: SocketAddr,
 }
 
+/// Where the cluster's secret is.
+#[derive(Clone, Debug, Args)]
+pub struct KeyArgs {
+    /// The cluster's secret: the directory where the Secret is mounted (files 'current' and, for a while, 'previous'), or
+    /// a file with one key that only this user may read. Changes are followed.
+    #[arg(
+        long,
+        env = "MODELCACHE_KEY",
+        value_name = "PATH",
+        default_value = "/var/run/secrets/modelcache-key"
+    )]
+    pub key: PathBuf,
+}
+
 /// How bytes travel between nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum PeerLinks {
@@ -169,15 +177,9 @@ impl From<PeerLinks> for Mode {
 /// Options of `peers`.
 #[derive(Debug, Args)]
 pub struct PeersArgs {
-    /// The cluster's secret: the directory where the Secret is mounted (files 'current' and, for a while, 'previous'), or
-    /// a file with one key that only this user may read.
-    #[arg(
-        long,
-        env = "MODELCACHE_KEY",
-        value_name = "PATH",
-        default_value = "/var/run/secrets/modelcache-key"
-    )]
-    pub key: PathBuf,
+    /// How members of the cluster know each other.
+    #[command(flatten)]
+    pub key: KeyArgs,
     /// How many seconds to listen. The default hears every node that is there.
     #[arg(long, default_value_t = 55, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub seconds: u64,

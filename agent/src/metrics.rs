@@ -1,26 +1,22 @@
 //! What Prometheus reads.
 
+mod heard;
+
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use modelcache_crds::model_cache_node::Phase;
-use modelcache_swarm::discovery::refusal::{Counters, Refusal};
+use modelcache_swarm::discovery::refusal::Counters;
 use modelcache_swarm::discovery::service::Peers;
-use modelcache_swarm::discovery::table::Age;
 use modelcache_swarm::link::{OnHandshake, Side};
-use modelcache_swarm::secret::Purpose;
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{
-    DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric as _, text,
-};
-use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, text};
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use self::heard::Heard;
 use crate::state::NodeState;
 
 /// Label of bytes: the repository.
@@ -83,50 +79,6 @@ struct Build {
     version: &'static str,
 }
 
-/// What discovery on the local network has heard, read when somebody asks. Empty while it is off.
-#[derive(Clone, Debug, Default)]
-struct Heard(Arc<OnceLock<(Arc<Counters>, Peers)>>);
-
-impl Collector for Heard {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let Some((counters, peers)) = self.0.get() else {
-            return Ok(());
-        };
-        let mut datagrams = encoder.encode_descriptor(
-            "announcements",
-            "Announcements of other nodes on the local network, by whether they were believed and why not.",
-            None,
-            MetricType::Counter,
-        )?;
-        let refused = Refusal::ALL.map(|reason| (reason.name(), counters.refused(reason)));
-        for (result, count) in [("accepted", counters.accepted())]
-            .into_iter()
-            .chain(refused)
-        {
-            ConstCounter::new(count).encode(datagrams.encode_family(&[("result", result)])?)?;
-        }
-        let now = Instant::now();
-        let (mut fresh, mut usable) = (0, 0);
-        for (_, peer) in peers.lock().peers(now) {
-            match peer.age(now) {
-                Some(Age::Fresh) => fresh += 1,
-                Some(Age::Usable) => usable += 1,
-                None => {}
-            }
-        }
-        let mut known = encoder.encode_descriptor(
-            "lan_peers",
-            "Addresses of peers known from the local network, heard within 2 minutes (fresh) or 15 (usable).",
-            None,
-            MetricType::Gauge,
-        )?;
-        for (age, count) in [("fresh", fresh), ("usable", usable)] {
-            ConstGauge::<i64>::new(count).encode(known.encode_family(&[("age", age)])?)?;
-        }
-        Ok(())
-    }
-}
-
 /// All metrics of the agent. Cheap to share behind an `Arc`.
 #[derive(Debug)]
 pub struct Metrics {
@@ -159,8 +111,6 @@ pub struct Metrics {
 
 impl Metrics {
     /// All at zero.
-    // One metric after the other.
-    #[allow(clippy::too_many_lines)]
     #[must_use]
     pub fn new() -> Self {
         let build = Family::<Build, Gauge>::default();
@@ -188,8 +138,13 @@ impl Metrics {
             heard: Heard::default(),
             told: Mutex::default(),
         };
+        metrics.register(build);
+        metrics
+    }
+
+    fn register(&mut self, build: Family<Build, Gauge>) {
         // The library adds the full stop to each help text and `_total` to each counter.
-        let registry = &mut metrics.registry;
+        let registry = &mut self.registry;
         registry.register(
             "build_info",
             "Always 1; the version of the agent is in the label",
@@ -198,85 +153,80 @@ impl Metrics {
         registry.register(
             "origin_received_bytes",
             "Bytes of model files received from the hub since the agent started, including those of attempts that failed",
-            metrics.origin_received.clone(),
+            self.origin_received.clone(),
         );
         registry.register(
             "peer_received_bytes",
             "Bytes of model files received from other nodes since the agent started",
-            metrics.peer_received.clone(),
+            self.peer_received.clone(),
         );
         registry.register(
             "peer_sent_bytes",
             "Bytes of model files sent to other nodes since the agent started",
-            metrics.peer_sent.clone(),
+            self.peer_sent.clone(),
         );
         registry.register(
             "segments",
             "Transfers of segments that ended, by where the segment came from and what came of it",
-            metrics.segments.clone(),
+            self.segments.clone(),
         );
         registry.register(
             "verify_failures",
             "Files whose content did not have the hash that the hub states; they were thrown away and fetched again",
-            metrics.verify_failures.clone(),
+            self.verify_failures.clone(),
         );
         registry.register(
             "status_writes",
             "Writes of the status of this node's ModelCacheNode that succeeded",
-            metrics.status_writes.clone(),
+            self.status_writes.clone(),
         );
         registry.register(
             "status_write_errors",
             "Writes of the status of this node's ModelCacheNode that failed and are tried again",
-            metrics.status_write_errors.clone(),
+            self.status_write_errors.clone(),
         );
         registry.register(
             "link_handshakes",
             "Handshakes of encrypted or authenticated connections that ended, by whom with, which side and how: ok, or why there is no connection",
-            metrics.handshakes.clone(),
+            self.handshakes.clone(),
         );
         registry.register(
             "coordinator_connected",
             "Whether the agent has a connection to the coordinator (1) or not (0)",
-            metrics.connected.clone(),
+            self.connected.clone(),
         );
         registry.register(
             "disk_size_bytes",
             "Size of the file system that holds the cache",
-            metrics.disk_size.clone(),
+            self.disk_size.clone(),
         );
         registry.register(
             "disk_free_bytes",
             "Space of the file system of the cache that the agent can still use",
-            metrics.disk_free.clone(),
+            self.disk_free.clone(),
         );
         registry.register(
             "snapshot_ready",
             "Whether the snapshot is whole, verified and published on this node (1) or not (0)",
-            metrics.ready.clone(),
+            self.ready.clone(),
         );
         registry.register(
             "snapshot_size_bytes",
             "Size of the snapshot when it is whole",
-            metrics.size.clone(),
+            self.size.clone(),
         );
         registry.register(
             "snapshot_held_bytes",
             "Bytes of the snapshot that are durable on this node",
-            metrics.held.clone(),
+            self.held.clone(),
         );
-        registry.register_collector(Box::new(metrics.heard.clone()));
-        metrics
+        registry.register_collector(Box::new(self.heard.clone()));
     }
 
-    /// Counts the handshakes of one kind of link.
+    /// Counts handshakes with peers or with the coordinator, as `with` says.
     #[must_use]
-    pub fn count_handshakes(&self, purpose: Purpose) -> OnHandshake {
+    pub fn count_handshakes(&self, with: &'static str) -> OnHandshake {
         let handshakes = self.handshakes.clone();
-        let with = match purpose {
-            Purpose::Coordination => "coordinator",
-            Purpose::PeerLink | Purpose::Announcement => "peer",
-        };
         Arc::new(move |side, result| {
             let side = match side {
                 Side::Dialed => "dialed",
@@ -289,7 +239,7 @@ impl Metrics {
 
     /// Shows what discovery hears from now on; the first call counts.
     pub fn show_discovery(&self, counters: Arc<Counters>, peers: Peers) {
-        let _ = self.heard.0.set((counters, peers));
+        self.heard.show(counters, peers);
     }
 
     /// Sets the gauges that say how the node stands.
@@ -374,6 +324,10 @@ fn prometheus_text(open_metrics: &str) -> String {
 mod tests {
     use std::io::Write as _;
     use std::process::{Command, Stdio};
+
+    use std::time::Instant;
+
+    use modelcache_swarm::discovery::refusal::Refusal;
 
     use crate::state::SnapshotState;
 

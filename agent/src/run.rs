@@ -86,12 +86,12 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     )
     .await?;
 
-    let keys = Keys::follow(key)?;
-    let security = |purpose, mode| {
-        Security::new(keys.clone(), purpose, mode).counted(metrics.count_handshakes(purpose))
+    let keys = Keys::follow(key.key)?;
+    let security = |purpose, mode, with| {
+        Security::new(keys.clone(), purpose, mode).counted(metrics.count_handshakes(with))
     };
-    let peers = security(Purpose::PeerLink, peer_links.into());
-    let coordination = security(Purpose::Coordination, Mode::Encrypted);
+    let peers = security(Purpose::PeerLink, peer_links.into(), "peer");
+    let coordination = security(Purpose::Coordination, Mode::Encrypted, "coordinator");
     let file = intent::state_path(&cache_dir, "intent.json");
     let settings = Settings {
         node: node_name.clone(),

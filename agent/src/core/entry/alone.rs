@@ -153,17 +153,22 @@ impl Entry {
     }
 
     /// Lets other nodes know how this one stands, if they ask.
-    pub(super) fn stand(&self, context: &Context, coordinated: bool) {
+    pub(super) fn stand(&mut self, context: &Context, coordinated: bool) {
         let Some(store) = self.store.as_ref().filter(|_| self.tracked) else {
             return;
         };
         let hub = matches!(self.by_itself(), ByItself::Everywhere | ByItself::Hub);
+        let mut fetching: Vec<u32> = self.fetching().collect();
+        fetching.sort_unstable();
         let stance = Stance {
-            fetching: self.fetching().collect(),
+            fetching,
             reaches_hub: hub && !self.alone.hub_rests(Instant::now()),
             coordinated,
         };
-        context.serving.stand(store, stance);
+        if self.stance.as_ref() != Some(&stance) {
+            context.serving.stand(store, stance.clone());
+            self.stance = Some(stance);
+        }
     }
 
     fn fetching(&self) -> impl Iterator<Item = u32> {

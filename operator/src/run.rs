@@ -85,8 +85,6 @@ pub enum RunError {
 }
 
 /// Runs until SIGTERM or SIGINT.
-// One part after the other, none of which is used elsewhere.
-#[allow(clippy::too_many_lines)]
 pub async fn run(args: RunArgs) -> Result<(), RunError> {
     // Without `..`: an option that nothing uses does not compile.
     let RunArgs {
@@ -157,26 +155,14 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
             overlap: key_overlap,
         },
     );
-    let (coordinated, stopped) = (coordinator.clone(), stop.clone());
-    parts.spawn(async move {
-        let Some(keys) = keeper.keep(stopped.clone()).await else {
-            return ("the coordinator", "the operator stops".to_owned());
-        };
-        let handshakes = coordinated.metrics().handshakes.clone();
-        let security = Security::new(keys, Purpose::Coordination, Mode::Encrypted).counted(
-            Arc::new(move |_, result| {
-                handshakes.get_or_create(&Handshake { result }).inc();
-            }),
-        );
-        let served = server::serve(
-            coordinated,
-            coordination,
-            security,
-            Arc::new(reviewer),
-            stopped,
-        );
-        ("the coordinator", outcome(served.await))
-    });
+    let coordinating = coordinate(
+        coordinator.clone(),
+        coordination,
+        keeper,
+        reviewer,
+        stop.clone(),
+    );
+    parts.spawn(async { ("the coordinator", coordinating.await) });
     let context = Context {
         hub: Arc::new(LiveHub),
         secrets: Arc::new(SecretReader::new(client.clone(), &namespace, &key_secret)),
@@ -195,7 +181,19 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         ("the reconciler", "no reason given".to_owned())
     });
 
-    // The first part that ends takes the others with it: half an operator would only look as if it worked.
+    if let Some(error) = until_one_ends(parts, &stop).await {
+        return Err(error);
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// The first part that ends takes the others with it: half an operator would only look as if it worked. Why it ended,
+/// unless that was asked for.
+async fn until_one_ends(
+    mut parts: JoinSet<(&'static str, String)>,
+    stop: &CancellationToken,
+) -> Option<RunError> {
     let first = parts.join_next().await;
     let ended = match first {
         _ if stop.is_cancelled() => None,
@@ -211,11 +209,27 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     if tokio::time::timeout(SHUTDOWN_TIMEOUT, rest).await.is_err() {
         tracing::warn!("some connections did not end in time");
     }
-    if let Some(error) = ended {
-        return Err(error);
-    }
-    tracing::info!("stopped");
-    Ok(())
+    ended
+}
+
+/// Serves agents once there are keys to know them by; says why it ended.
+async fn coordinate(
+    coordinator: Coordinator,
+    listener: TcpListener,
+    keeper: KeySecret,
+    reviewer: TokenReviewer,
+    stop: CancellationToken,
+) -> String {
+    let Some(keys) = keeper.keep(stop.clone()).await else {
+        return "the operator stops".to_owned();
+    };
+    let handshakes = coordinator.metrics().handshakes.clone();
+    let count = move |_, result| {
+        handshakes.get_or_create(&Handshake { result }).inc();
+    };
+    let security =
+        Security::new(keys, Purpose::Coordination, Mode::Encrypted).counted(Arc::new(count));
+    outcome(server::serve(coordinator, listener, security, Arc::new(reviewer), stop).await)
 }
 
 fn outcome(result: std::io::Result<()>) -> String {

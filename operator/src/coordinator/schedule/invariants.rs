@@ -100,6 +100,9 @@ pub(super) fn check(schedule: &Schedule, settings: &Settings) {
             assert_eq!(snap.fetching.has(number), fetching[index] > 0);
         }
         assert_eq!(snap.fetches, fetching.iter().sum::<u32>());
+        for (node, member) in &snap.members {
+            assert_eq!(member.seeder, member.is_full(), "whether {node} is full");
+        }
         let seeders = snap.members.values().filter(|member| member.seeder);
         assert_eq!(snap.seeders, seeders.count());
     }

@@ -63,9 +63,7 @@ impl Ledger {
         let public = config.access.token.is_none() && config.policy != SourcePolicy::PeersOnly;
         for (node, member) in &mut snap.members {
             // Who holds everything needs neither; it is told when that changes.
-            let misses =
-                member.wanting > 0 || !member.open.is_empty() || member.discarding.is_some();
-            if !misses || member.roster == version {
+            if member.seeder || member.roster == version {
                 continue;
             }
             member.roster = version;

@@ -97,7 +97,7 @@ pub(super) struct Member {
     pub(super) open: BTreeMap<u32, Lease>,
     /// Segments fetched from the hub or being fetched.
     pub(super) fetched: u32,
-    /// Whether it holds everything.
+    /// Whether it holds everything: [`Member::is_full`], remembered so that seeders need not be counted each time.
     pub(super) seeder: bool,
     pub(super) origin_sent: bool,
     /// The version of the roster that it was told.
@@ -190,6 +190,9 @@ impl Snap {
 
     /// A member of which nothing is entered yet.
     pub(super) fn join(&mut self, node: NodeId) {
+        // Nothing is missing from a model without a byte.
+        let seeder = self.size == 0;
+        self.seeders += usize::from(seeder);
         self.members.insert(
             node,
             Member {
@@ -199,7 +202,7 @@ impl Snap {
                 alone: 0,
                 open: BTreeMap::new(),
                 fetched: 0,
-                seeder: false,
+                seeder,
                 origin_sent: false,
                 roster: 0,
                 backoff: Backoff::default(),
@@ -268,7 +271,7 @@ impl Snap {
                 _ => {}
             }
             member.wants.set(index, wants);
-            let full = member.wanting == 0 && member.open.is_empty() && member.discarding.is_none();
+            let full = member.is_full();
             match (std::mem::replace(&mut member.seeder, full), full) {
                 (false, true) => self.seeders += 1,
                 (true, false) => self.seeders -= 1,
@@ -299,6 +302,12 @@ impl Snap {
                 self.held_back.add(&hold.segments);
             }
         }
+    }
+}
+
+impl Member {
+    pub(super) fn is_full(&self) -> bool {
+        self.wanting == 0 && self.open.is_empty() && self.discarding.is_none()
     }
 }
 

@@ -3,14 +3,9 @@
 
 use super::{Joins, Outcome, Run, World, megabits};
 
-/// What a case may take and send, in thousandths: of the bound, and of one copy.
-struct Most {
-    time: u64,
-    copies: u32,
-}
-
-/// Plays a case whose narrowest link has so many megabits a second.
-fn within(world: &World, narrowest: u64, most: &Most) -> Outcome {
+/// Plays a case whose narrowest link has so many megabits a second. It may take and send so much, in thousandths of the
+/// bound and of one copy.
+fn within(world: &World, narrowest: u64, most_time: u64, most_copies: u32) -> Outcome {
     let outcome = Run::play(world.clone());
     let bytes = u64::from(world.segments) * world.segment_bytes;
     let time = outcome.last() * narrowest * 125_000 / bytes;
@@ -26,8 +21,8 @@ fn within(world: &World, narrowest: u64, most: &Most) -> Outcome {
         outcome.last(),
         outcome.mean_ahead()
     );
-    assert!(time <= most.time, "{time} ‰ of the bound");
-    assert!(copies <= most.copies, "{copies} ‰ of a copy");
+    assert!(time <= most_time, "{time} ‰ of the bound");
+    assert!(copies <= most_copies, "{copies} ‰ of a copy");
     outcome
 }
 
@@ -40,14 +35,7 @@ fn nodes(full: usize, empty: usize) -> Vec<Joins> {
 
 #[test]
 fn cold() {
-    let outcome = within(
-        &World::default(),
-        160,
-        &Most {
-            time: 1180,
-            copies: 1000,
-        },
-    );
+    let outcome = within(&World::default(), 160, 1180, 1000);
     // Nodes hash files from their beginning.
     assert!(outcome.mean_ahead() <= 8, "{}", outcome.mean_ahead());
     let (least, most) = (
@@ -67,14 +55,7 @@ fn cold_with_slow_starts_of_transfers() {
         start: 20,
         ..World::default()
     };
-    within(
-        &world,
-        160,
-        &Most {
-            time: 1220,
-            copies: 1000,
-        },
-    );
+    within(&world, 160, 1220, 1000);
 }
 
 #[test]
@@ -85,14 +66,7 @@ fn cold_own_egress() {
         link: megabits(400),
         ..World::default()
     };
-    within(
-        &world,
-        160,
-        &Most {
-            time: 1190,
-            copies: 1000,
-        },
-    );
+    within(&world, 160, 1190, 1000);
 }
 
 #[test]
@@ -104,10 +78,8 @@ fn cold_fast_hub() {
             ..World::default()
         },
         160,
-        &Most {
-            time: 1130,
-            copies: 1000,
-        },
+        1130,
+        1000,
     );
 }
 
@@ -118,14 +90,7 @@ fn cold_fast_hub_with_slow_connections() {
         connection: megabits(20),
         ..World::default()
     };
-    within(
-        &world,
-        160,
-        &Most {
-            time: 1190,
-            copies: 1000,
-        },
-    );
+    within(&world, 160, 1190, 1000);
 }
 
 #[test]
@@ -135,14 +100,7 @@ fn cold_slow_hub() {
         segments: 96,
         ..World::default()
     };
-    within(
-        &world,
-        40,
-        &Most {
-            time: 1090,
-            copies: 1000,
-        },
-    );
+    within(&world, 40, 1090, 1000);
 }
 
 #[test]
@@ -152,14 +110,7 @@ fn a_hub_that_becomes_slow() {
         ..World::default()
     };
     // Half of the model at each rate.
-    within(
-        &world,
-        64,
-        &Most {
-            time: 1150,
-            copies: 1000,
-        },
-    );
+    within(&world, 64, 1150, 1000);
 }
 
 #[test]
@@ -169,14 +120,7 @@ fn grow() {
         nodes: nodes(1, 8),
         ..World::default()
     };
-    within(
-        &world,
-        160,
-        &Most {
-            time: 1190,
-            copies: 1010,
-        },
-    );
+    within(&world, 160, 1190, 1010);
 }
 
 #[test]
@@ -186,37 +130,16 @@ fn where_most_are_full_all_of_them_give() {
         nodes: nodes(7, 1),
         ..World::default()
     };
-    within(
-        &world,
-        160,
-        &Most {
-            time: 1110,
-            copies: 200,
-        },
-    );
+    within(&world, 160, 1110, 200);
     let nodes = nodes(4, 4);
-    within(
-        &World { nodes, ..world },
-        160,
-        &Most {
-            time: 1140,
-            copies: 1000,
-        },
-    );
+    within(&World { nodes, ..world }, 160, 1140, 1000);
 }
 
 #[test]
 fn join_late() {
     let mut world = World::default();
     world.nodes[4..].fill(Joins::HalfWay);
-    within(
-        &world,
-        160,
-        &Most {
-            time: 1090,
-            copies: 1000,
-        },
-    );
+    within(&world, 160, 1090, 1000);
 }
 
 #[test]
@@ -228,14 +151,7 @@ fn many() {
         link: megabits(12),
         ..World::default()
     };
-    let outcome = within(
-        &world,
-        12,
-        &Most {
-            time: 1500,
-            copies: 1000,
-        },
-    );
+    let outcome = within(&world, 12, 1500, 1000);
     assert!(outcome.last() * 10 <= outcome.median() * 12);
 }
 
@@ -249,12 +165,5 @@ fn large_segments_on_fast_links() {
         segment_bytes: 64 << 20,
         ..World::default()
     };
-    within(
-        &world,
-        10_000,
-        &Most {
-            time: 1120,
-            copies: 1000,
-        },
-    );
+    within(&world, 10_000, 1120, 1000);
 }

@@ -1,5 +1,7 @@
 //! Whole runs of simulated worlds: how much is fetched and taken, and that everybody becomes whole.
 
+use std::collections::BTreeSet;
+
 use super::super::simulation::{Character, Fault, Simulation, World};
 use super::super::{Settings, SourcePolicy};
 use super::honest;
@@ -134,6 +136,50 @@ fn a_node_that_spoils_what_it_fetches_does_not_hold_the_others_up() {
                 outcome.ended
             );
         }
+    }
+}
+
+#[test]
+fn one_spoilt_segment_costs_one_more_copy_of_its_blob_from_the_hub_and_itself_from_the_others() {
+    for seed in 0..50 {
+        let mut nodes = honest(8);
+        nodes[5].2 = Character::Sly;
+        let outcome = Simulation::run(World {
+            seed,
+            segments: 32,
+            blob: 32,
+            nodes,
+            ..World::default()
+        });
+        assert!(outcome.finished, "{seed}: {}", outcome.stuck);
+        assert_eq!(outcome.distrusted, BTreeSet::from([5]), "{seed}");
+        println!(
+            "{seed}: {} fetches, {} moved, {} ms",
+            outcome.fetches, outcome.moved, outcome.ended
+        );
+        assert!(outcome.fetches <= 64 + 4, "{seed}: {}", outcome.fetches);
+        assert!(outcome.moved <= 7 * 32 + 40, "{seed}: {}", outcome.moved);
+    }
+}
+
+#[test]
+fn a_node_that_spoils_all_it_fetches_costs_less_than_another_copy() {
+    for seed in 0..20 {
+        let mut nodes = honest(8);
+        nodes[5].2 = Character::Poisoner;
+        let outcome = Simulation::run(World {
+            seed,
+            segments: 512,
+            blob: 32,
+            nodes,
+            ..World::default()
+        });
+        assert!(outcome.finished, "{seed}: {}", outcome.stuck);
+        println!(
+            "{seed}: {} fetches, {} moved, {:?}, {} ms",
+            outcome.fetches, outcome.moved, outcome.distrusted, outcome.ended
+        );
+        assert_eq!(outcome.distrusted, BTreeSet::from([5]), "{seed}");
     }
 }
 

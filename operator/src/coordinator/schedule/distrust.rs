@@ -38,7 +38,8 @@ impl Snap {
         !self.trusts(node)
             && self.unheld.has(index)
             && members.any(|(one, member)| {
-                self.trusts(*one) && member.wants.has(index) && !member.backoff.waits(now)
+                let fails = member.backoff.hopeless() || member.backoff.waits(now);
+                self.trusts(*one) && member.wants.has(index) && !fails
             })
     }
 

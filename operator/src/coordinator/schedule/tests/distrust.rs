@@ -127,9 +127,8 @@ fn a_distrusted_node_fetches_nothing_for_others_and_they_take_nothing_from_it() 
     let orders = brief(&bench.join(2, 4, vec![held(0, RIGHT, true)]));
     assert_eq!(distrusted(&bench), ["node-000"]);
     // What it made and nobody proved is thrown away by those who hold it or are taking it, and fetched by somebody else.
-    for node in [3, 4] {
-        let discard = format!("{node} discard [0, 1]");
-        assert!(orders.contains(&discard), "{orders:?}");
+    for discard in ["3 discard [0, 1]", "4 discard [1]"] {
+        assert!(orders.iter().any(|order| order == discard), "{orders:?}");
     }
     assert!(
         orders.iter().any(|order| order.ends_with("fetch 1")),

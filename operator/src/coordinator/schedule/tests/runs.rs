@@ -140,7 +140,7 @@ fn a_node_that_spoils_what_it_fetches_does_not_hold_the_others_up() {
 }
 
 #[test]
-fn one_spoilt_segment_costs_one_more_copy_of_its_blob_from_the_hub_and_itself_from_the_others() {
+fn one_spoilt_segment_costs_the_hub_one_more_copy_of_its_blob_and_the_nodes_that_segment() {
     for seed in 0..50 {
         let mut nodes = honest(8);
         nodes[5].2 = Character::Sly;
@@ -153,17 +153,15 @@ fn one_spoilt_segment_costs_one_more_copy_of_its_blob_from_the_hub_and_itself_fr
         });
         assert!(outcome.finished, "{seed}: {}", outcome.stuck);
         assert_eq!(outcome.distrusted, BTreeSet::from([5]), "{seed}");
-        println!(
-            "{seed}: {} fetches, {} moved, {} ms",
-            outcome.fetches, outcome.moved, outcome.ended
-        );
+        // A few that the spoiler made and nobody had proved yet are fetched a third time at most.
         assert!(outcome.fetches <= 64 + 4, "{seed}: {}", outcome.fetches);
-        assert!(outcome.moved <= 7 * 32 + 40, "{seed}: {}", outcome.moved);
+        // Seven copies, and the spoilt segment for seven once more.
+        assert!(outcome.moved <= 7 * 33, "{seed}: {}", outcome.moved);
     }
 }
 
 #[test]
-fn a_node_that_spoils_all_it_fetches_costs_less_than_another_copy() {
+fn a_node_that_spoils_all_it_fetches_in_all_blobs_costs_the_hub_two_and_a_half_copies() {
     for seed in 0..20 {
         let mut nodes = honest(8);
         nodes[5].2 = Character::Poisoner;
@@ -176,11 +174,8 @@ fn a_node_that_spoils_all_it_fetches_costs_less_than_another_copy() {
             ..World::default()
         });
         assert!(outcome.finished, "{seed}: {}", outcome.stuck);
-        println!(
-            "{seed}: {} fetches, {} moved, {:?}, {} ms",
-            outcome.fetches, outcome.moved, outcome.distrusted, outcome.ended
-        );
         assert_eq!(outcome.distrusted, BTreeSet::from([5]), "{seed}");
+        assert!(outcome.fetches <= 640, "{seed}: {}", outcome.fetches);
     }
 }
 

@@ -50,6 +50,9 @@ pub enum Origin {
     /// Another node.
     #[allow(non_camel_case_types)]
     peer,
+    /// Bytes that were on this node already: another snapshot's, or those of a content that was thrown away.
+    #[allow(non_camel_case_types)]
+    disk,
 }
 
 /// What came of a transfer.

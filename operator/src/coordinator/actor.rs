@@ -141,6 +141,9 @@ impl Actor {
 
     /// Hands orders to the connections. One that does not keep up is ended: its agent comes back and says everything anew.
     fn deliver(&mut self, outgoing: Outgoing) {
+        let known = self.metrics.distrusted.get();
+        let distrusted = self.schedule.distrusted().saturating_sub(known);
+        self.metrics.distrusted.inc_by(distrusted);
         let mut queue = VecDeque::from(outgoing);
         while let Some((node, order)) = queue.pop_front() {
             let Some(connection) = self.connections.get(&node) else {

@@ -23,13 +23,15 @@ impl Snap {
 impl Member {
     /// From whom to take a segment that was wrong here: all of a wrong blob comes from one holder, so that one that lies
     /// cannot spoil what the others give, and the next time from another. Who gives nothing is passed over.
-    fn giver(&self, taker: NodeId, index: u32, segment: &Segment) -> Option<NodeId> {
+    fn giver(&self, snap: &Snap, taker: NodeId, index: u32) -> Option<NodeId> {
+        let segment = &snap.segments[index as usize];
         let others = segment.holders.iter().filter(|one| one.node != taker);
         let giver = others.min_by_key(|holder| {
             let key = (index, holder.node);
             let silent = self.avoid.get(&key).is_some_and(Backoff::hopeless);
             let blamed = self.blamed.get(&key).copied().unwrap_or(0);
             (
+                !snap.trusts(holder.node),
                 silent,
                 blamed,
                 !holder.verified,
@@ -91,9 +93,13 @@ impl Ledger {
         let snap = &self.snaps[id];
         let member = snap.members.get(&taker)?;
         let segment = &snap.segments[index as usize];
-        let usable = |node: NodeId| node != taker && !member.avoids(index, node, now);
+        // From a distrusted one only what nobody else can give, not even the hub.
+        let last = || snap.unheld.has(index) && !self.reaches_hub(snap, member, now);
+        let usable = |node: NodeId| {
+            node != taker && !member.avoids(index, node, now) && (snap.trusts(node) || last())
+        };
         if member.corrupt.contains_key(&index) {
-            let giver = member.giver(taker, index, segment)?;
+            let giver = member.giver(snap, taker, index)?;
             let now = from.is_none_or(|from| from == giver)
                 && !member.rests(index, now)
                 && usable(giver)

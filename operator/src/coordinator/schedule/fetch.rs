@@ -126,12 +126,13 @@ fn find_fetch_of(
     };
     let unreachable = |index: u32| {
         let mut holders = snap.segments[index as usize].holders.iter();
-        holders.all(|holder| member.avoids(index, holder.node, now))
+        holders.all(|holder| !snap.trusts(holder.node) || member.avoids(index, holder.node, now))
     };
     let fetchable = |index: u32| {
         everything
             || (probe || !member.rests(index, now))
                 && !reserved(index)
+                && !snap.leaves_to_others(node, index, now)
                 && (member.hub_only.has(index) || unreachable(index))
     };
     first(snap.unheld.words().len(), word, fetchable)

@@ -91,7 +91,7 @@ impl Ledger {
 
     /// Whether a node could get a segment from the hub, as far as is known. What failed is tried again when its wait is
     /// over: were nodes to take from each other from then on, then nothing would ever find out that the hub is back.
-    fn reaches_hub(&self, snap: &Snap, member: &Member, now: u64) -> bool {
+    pub(super) fn reaches_hub(&self, snap: &Snap, member: &Member, now: u64) -> bool {
         let gone = |backoff: &Backoff| backoff.hopeless() && backoff.waits(now);
         snap.config.as_ref().is_some_and(|config| {
             config.policy != SourcePolicy::PeersOnly

@@ -9,8 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use modelcache_swarm::coordination::CoordinatorMessage;
-use modelcache_swarm::segment::PieceHashes;
+use modelcache_swarm::coordination::{CoordinatorMessage, Held};
 
 use super::backoff::Backoff;
 use super::bits::Bits;
@@ -72,6 +71,8 @@ pub(super) struct Ledger {
     pub(super) started: Option<u64>,
     pub(super) dirty: Dirty,
     pub(super) outgoing: Outgoing,
+    /// How often a node was distrusted since the start.
+    pub(super) distrusted: u64,
 }
 
 impl Ledger {
@@ -89,6 +90,7 @@ impl Ledger {
             started: None,
             dirty: Dirty::default(),
             outgoing: Outgoing::new(),
+            distrusted: 0,
         }
     }
 
@@ -121,7 +123,9 @@ impl Ledger {
             let snap = &mut self.snaps[snap];
             let mut alone = kept;
             alone.keep(&snap.unheld);
-            snap.hold_back(alone, until, Some(node));
+            if snap.trusts(node) {
+                snap.hold_back(alone, until, Some(node));
+            }
         }
         self.nodes[node].address = None;
     }
@@ -263,16 +267,13 @@ impl Ledger {
         self.dirty.fetches = true;
     }
 
-    /// Enters that a node holds a segment; ends the order for it.
-    pub(super) fn add_holder(
-        &mut self,
-        node: NodeId,
-        id: SnapId,
-        index: u32,
-        pieces: PieceHashes,
-        verified: bool,
-    ) {
-        self.close(node, id, index);
+    /// Enters that a node holds a segment; `fetched`: as the answer to a `Fetch`.
+    pub(super) fn add_holder(&mut self, node: NodeId, id: SnapId, held: Held, fetched: bool) {
+        let Held {
+            segment: index,
+            pieces,
+            verified,
+        } = held;
         let snap = &mut self.snaps[id];
         let Some(member) = snap.members.get_mut(&node) else {
             return;
@@ -283,6 +284,7 @@ impl Ledger {
         let mut holders = snap.segments[index as usize].holders.iter();
         let known = holders.find(|holder| *holder.pieces == pieces);
         let pieces = known.map_or_else(|| Arc::new(pieces), |holder| Arc::clone(&holder.pieces));
+        snap.segments[index as usize].note(node, &pieces, fetched);
         snap.change_holders(index, |holders| {
             holders.retain(|holder| holder.node != node);
             holders.push(Holder {

@@ -9,7 +9,7 @@
 //!   gives each segment once ([`give`], [`choose`]).
 //! * All of it in the order of the plan, because nodes hash each file from its beginning while its bytes are in memory.
 //! * Nothing waits for one node: every order that failed is given anew, elsewhere if possible ([`reports`]).
-//! * Who serves wrong bytes spoils nobody's copy for ever ([`corrupt`]).
+//! * Who serves wrong bytes spoils nobody's copy for ever ([`corrupt`]), and who made them makes no others ([`distrust`]).
 //!
 //! [`ledger`] keeps the books: who holds, wants and was given what, with the sets of segments that make each decision
 //! cheap. No order depends on an earlier call having been remembered by an agent: after `Hello` and `Track` it starts
@@ -19,6 +19,7 @@ mod backoff;
 mod bits;
 mod choose;
 mod corrupt;
+mod distrust;
 mod expire;
 mod fetch;
 mod give;
@@ -212,6 +213,12 @@ impl Schedule {
         self.ledger.expire(now);
         self.ledger.tell_rosters(now);
         self.decide(now)
+    }
+
+    /// How often a node was found to have made wrong bytes of a snapshot.
+    #[must_use]
+    pub fn distrusted(&self) -> u64 {
+        self.ledger.distrusted
     }
 
     fn decide(&mut self, now: u64) -> Outgoing {

@@ -45,7 +45,9 @@ impl Schedule {
                 self.ledger.leave(node, id);
             }
             AgentMessage::Have { held, .. } => self.ledger.have(node, id, held, now),
-            AgentMessage::Verified { segments, .. } => self.ledger.verified(node, id, &segments),
+            AgentMessage::Verified { segments, .. } => {
+                self.ledger.verified(node, id, &segments, now);
+            }
             AgentMessage::FetchFailed {
                 segment,
                 rate_limited,
@@ -263,13 +265,16 @@ impl Ledger {
             }
         }
         let verified = held.verified;
-        self.add_holder(node, id, index, held.pieces, verified);
+        let fetched = matches!(lease, Some(Lease::Fetch { .. }));
+        self.add_holder(node, id, held, fetched);
         if verified {
-            self.verified(node, id, &[index]);
+            self.verified(node, id, &[index], now);
+        } else if fetched {
+            self.judge(id, index, now);
         }
     }
 
-    fn verified(&mut self, node: NodeId, id: SnapId, segments: &[u32]) {
+    fn verified(&mut self, node: NodeId, id: SnapId, segments: &[u32], now: u64) {
         let snap = &mut self.snaps[id];
         let Some(member) = snap.members.get_mut(&node) else {
             return;
@@ -288,6 +293,10 @@ impl Ledger {
         }
         if snap.corrupt_backoff.failing() && snap.corrupt.is_empty() {
             snap.corrupt_backoff = Backoff::default();
+        }
+        let size = snap.size;
+        for index in segments.iter().filter(|index| **index < size) {
+            self.judge(id, *index, now);
         }
     }
 

@@ -9,6 +9,7 @@ use modelcache_swarm::segment::PieceHashes;
 use super::SourcePolicy;
 use super::backoff::Backoff;
 use super::bits::Bits;
+use super::distrust::Claim;
 use super::pace::Pace;
 use super::roster::Roster;
 
@@ -66,6 +67,8 @@ pub(super) struct Segment {
     /// Whether holders differ in its piece hashes.
     pub(super) mixed: bool,
     pub(super) takings: Vec<Taking>,
+    /// Piece hashes that nodes spoke of, also those that nobody holds any more.
+    pub(super) claims: Vec<Claim>,
     /// Fetches under way; more than one only where every node fetches for itself.
     pub(super) fetches: u32,
 }
@@ -128,7 +131,7 @@ pub(super) struct Snap {
     pub(super) rank: usize,
     pub(super) members: BTreeMap<NodeId, Member>,
     pub(super) segments: Vec<Segment>,
-    /// Segments that nobody holds.
+    /// Segments that nobody holds, but for distrusted nodes.
     pub(super) unheld: Bits,
     /// Segments that exactly one node holds.
     pub(super) sole: Bits,
@@ -157,6 +160,8 @@ pub(super) struct Snap {
     pub(super) roster: Roster,
     /// Members that hold everything.
     pub(super) seeders: usize,
+    /// Nodes that made wrong bytes; also those that are not members now.
+    pub(super) distrusted: BTreeSet<NodeId>,
 }
 
 impl Snap {
@@ -185,6 +190,7 @@ impl Snap {
             strikes: BTreeMap::new(),
             roster: Roster::default(),
             seeders: 0,
+            distrusted: BTreeSet::new(),
         }
     }
 
@@ -219,7 +225,7 @@ impl Snap {
 
     /// Brings the sets in line with the books of one segment.
     pub(super) fn refresh(&mut self, index: u32, per_holder: usize) {
-        let segment = &mut self.segments[index as usize];
+        let segment = &self.segments[index as usize];
         let from = |node: NodeId| {
             let takings = segment.takings.iter();
             takings.filter(move |taking| taking.holder == node)
@@ -234,7 +240,8 @@ impl Snap {
                 .iter()
                 .any(|holder| from(holder.node).count() < per_holder),
         };
-        self.unheld.set(index, segment.holders.is_empty());
+        let unheld = segment.holders.iter().all(|one| !self.trusts(one.node));
+        self.unheld.set(index, unheld);
         self.sole.set(index, segment.holders.len() == 1);
         self.fetching.set(index, segment.fetches > 0);
         self.offered.set(index, offered);

@@ -167,7 +167,7 @@ async fn a_disk_that_others_fill_stops_it_and_it_goes_on_when_there_is_room() {
     disk.fill_but(MIB);
     let state = agent.until("stopped", failed_for(reasons::NO_SPACE)).await;
     let words = state.problem.unwrap().message;
-    assert!(words.contains("too few"), "{words}");
+    assert!(words.contains("free space there"), "{words}");
     assert!(disk.free() > 0, "the last byte is not ours");
     disk.release();
     let state = agent.until_ready().await;

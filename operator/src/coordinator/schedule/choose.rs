@@ -13,16 +13,17 @@ const SUSPICIOUS: usize = 3;
 
 impl Snap {
     /// Whether a node gives what others can give too only when they cannot: it holds everything and is one of few, so that its
-    /// link is the narrowest place. Where most are like that, all of them give.
-    fn spares(&self, node: NodeId) -> bool {
+    /// link is the narrowest place. Where more than half are like that, all of them give.
+    pub(super) fn spares(&self, node: NodeId) -> bool {
         let member = self.members.get(&node);
-        member.is_some_and(|member| member.seeder) && self.seeders * 3 <= self.members.len()
+        member.is_some_and(|member| member.seeder) && self.seeders * 2 <= self.members.len()
     }
 }
 
 impl Member {
     /// From whom to take a segment that was wrong here: all of a wrong blob comes from one holder, so that one that lies
-    /// cannot spoil what the others give, and the next time from another. Who gives nothing is passed over.
+    /// cannot spoil what the others give, and the next time from another. Who gives nothing is passed over. A distrusted one
+    /// comes after the others, but comes: were many to lie together, they could have an honest node distrusted.
     fn giver(&self, snap: &Snap, taker: NodeId, index: u32) -> Option<NodeId> {
         let segment = &snap.segments[index as usize];
         let others = segment.holders.iter().filter(|one| one.node != taker);
@@ -31,9 +32,9 @@ impl Member {
             let silent = self.avoid.get(&key).is_some_and(Backoff::hopeless);
             let blamed = self.blamed.get(&key).copied().unwrap_or(0);
             (
-                !snap.trusts(holder.node),
                 silent,
                 blamed,
+                !snap.trusts(holder.node),
                 !holder.verified,
                 scatter(holder.node, taker, 0),
             )
@@ -51,11 +52,7 @@ impl Ledger {
 
     pub(super) fn may_give(&self, id: NodeId) -> bool {
         let node = &self.nodes[id];
-        let mut most = self.settings.uploads_per_node as usize;
-        let mut snaps = node.snaps.iter().map(|id| &self.snaps[*id]);
-        if snaps.any(|snap| self.is_laden(snap, id)) {
-            most = most.max(self.settings.first_copies_per_node);
-        }
+        let most = self.settings.uploads_per_node as usize;
         node.address.is_some() && node.uploading.len() < most
     }
 
@@ -68,8 +65,11 @@ impl Ledger {
         })
     }
 
-    /// Whether a holder may give another segment that nobody else holds.
-    pub(super) fn may_give_first_copy(&self, node: NodeId) -> bool {
+    /// Whether a holder may give another segment of a snapshot that nobody else holds.
+    pub(super) fn may_give_first_copy(&self, snap: &Snap, node: NodeId) -> bool {
+        if !snap.spares(node) {
+            return true;
+        }
         let first = self.nodes[node].uploading.iter().filter(|(id, index)| {
             let snap = &self.snaps[*id];
             let takings = &snap.segments[*index as usize].takings;
@@ -95,14 +95,13 @@ impl Ledger {
         let segment = &snap.segments[index as usize];
         // From a distrusted one only what nobody else can give, not even the hub.
         let last = || snap.unheld.has(index) && !self.reaches_hub(snap, member, now);
-        let usable = |node: NodeId| {
-            node != taker && !member.avoids(index, node, now) && (snap.trusts(node) || last())
-        };
+        let reachable = |node: NodeId| node != taker && !member.avoids(index, node, now);
+        let usable = |node: NodeId| reachable(node) && (snap.trusts(node) || last());
         if member.corrupt.contains_key(&index) {
             let giver = member.giver(snap, taker, index)?;
             let now = from.is_none_or(|from| from == giver)
                 && !member.rests(index, now)
-                && usable(giver)
+                && reachable(giver)
                 && self.has_room(snap, giver, index);
             return now.then_some(giver);
         }
@@ -135,7 +134,7 @@ impl Ledger {
     fn has_room(&self, snap: &Snap, holder: NodeId, index: u32) -> bool {
         self.may_give(holder)
             && if snap.sole.has(index) {
-                snap.offered.has(index) && self.may_give_first_copy(holder)
+                snap.offered.has(index) && self.may_give_first_copy(snap, holder)
             } else {
                 let uploads = snap.segments[index as usize].uploads(holder);
                 uploads < self.settings.uploads_per_segment

@@ -21,7 +21,7 @@ impl Ledger {
     }
 
     /// What to fetch next of a snapshot, and who: the first segment of the plan that is to be fetched, and of the nodes that
-    /// failed least the one that has least to do: whose link takes bring most to would be slow.
+    /// failed least the one whose turn was longest ago: who fetches more than others has to give more than others.
     fn find_fetch(&self, id: SnapId, now: u64) -> Option<(NodeId, u32)> {
         let snap = &self.snaps[id];
         let config = snap.config.as_ref()?;
@@ -39,11 +39,10 @@ impl Ledger {
         }
         // Any node may do that, even one that rests: a node that never reaches the hub must not be the only one to try.
         let probe = snap.backoff.failing() || endpoint.backoff.failing();
-        let mut best: Option<((u32, u32, u32), NodeId, u32)> = None;
+        let mut best: Option<((u32, u32, u64), NodeId, u32)> = None;
         for (node, member) in &snap.members {
             let fetches = self.nodes[*node].fetches;
-            let busy = member.fetched + self.nodes[*node].takes;
-            let key = (member.backoff.failures(), fetches, busy);
+            let key = (member.backoff.failures(), fetches, self.nodes[*node].turn);
             // The first is fetched alone: nodes whose agents say a moment later what they want are to get the others. Who is
             // to fetch all of a wrong blob does not leave others a part of it.
             let keeper = snap.reserved.values().any(|keeper| keeper == node);
@@ -82,7 +81,6 @@ impl Ledger {
             given: now,
             endpoint,
             fetches: self.endpoints[endpoint].fetches + 1,
-            takes: self.nodes[node].takes,
             slow: false,
         };
         self.open(node, id, index, lease);
@@ -119,8 +117,11 @@ fn find_fetch_of(
     let reserved = |index: u32| {
         let keeper = snap.reserved.get(&index);
         keeper.is_some_and(|keeper| {
-            let keeper_wants =
-                |keeper: &Member| keeper.wants.has(index) && !keeper.backoff.waits(now);
+            // Not for one that never reaches the hub: whoever does is to have its turn.
+            let keeper_wants = |keeper: &Member| {
+                let fails = keeper.backoff.hopeless() || keeper.backoff.waits(now);
+                keeper.wants.has(index) && !fails
+            };
             *keeper != node && snap.members.get(keeper).is_some_and(keeper_wants)
         })
     };

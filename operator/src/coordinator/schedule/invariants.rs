@@ -113,8 +113,7 @@ pub(super) fn check(schedule: &Schedule, settings: &Settings) {
         assert_eq!(known.uploading.len(), uploads[node]);
         assert!(known.fetches <= settings.fetches_per_node);
         assert!(known.takes <= settings.takes_per_node);
-        let uploads = settings.uploads_per_node as usize;
-        assert!(known.uploading.len() <= uploads.max(settings.first_copies_per_node));
+        assert!(known.uploading.len() <= settings.uploads_per_node as usize);
     }
     for (id, endpoint) in ledger.endpoints.iter().enumerate() {
         assert_eq!(endpoint.fetches, endpoints[id]);

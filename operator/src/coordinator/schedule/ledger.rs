@@ -25,6 +25,8 @@ pub(super) struct Node {
     pub(super) fetches: u32,
     /// Takes under way.
     pub(super) takes: u32,
+    /// When it was last to bring what no other node had, as a number that only grows.
+    pub(super) turn: u64,
     /// What others are taking from it.
     pub(super) uploading: Vec<(SnapId, u32)>,
     /// What it tracks, the most urgent first.
@@ -67,6 +69,8 @@ pub(super) struct Ledger {
     pub(super) endpoints: Vec<Endpoint>,
     /// Fetches under way in the cluster.
     pub(super) fetches: u32,
+    /// The last turn of a node.
+    turns: u64,
     /// When the coordinator began; set by the first decision.
     pub(super) started: Option<u64>,
     pub(super) dirty: Dirty,
@@ -87,6 +91,7 @@ impl Ledger {
             wanted: Vec::new(),
             endpoints: Vec::new(),
             fetches: 0,
+            turns: 0,
             started: None,
             dirty: Dirty::default(),
             outgoing: Outgoing::new(),
@@ -111,6 +116,7 @@ impl Ledger {
             address: Some(address),
             fetches: 0,
             takes: 0,
+            turn: 0,
             uploading: Vec::new(),
             snaps: Vec::new(),
         });
@@ -320,10 +326,21 @@ impl Ledger {
             return;
         };
         member.open.insert(index, lease);
+        let brings = match lease {
+            Lease::Fetch { .. } => true,
+            Lease::Take { holder, .. } => snap.sole.has(index) && snap.spares(holder),
+        };
+        if brings {
+            self.turns += 1;
+            self.nodes[node].turn = self.turns;
+        }
+        let member = snap.members.get_mut(&node);
         let segment = &mut snap.segments[index as usize];
         match lease {
             Lease::Fetch { endpoint, .. } => {
-                member.fetched += 1;
+                if let Some(member) = member {
+                    member.fetched += 1;
+                }
                 segment.fetches += 1;
                 snap.fetches += 1;
                 self.endpoints[endpoint].fetches += 1;

@@ -241,13 +241,11 @@ impl Ledger {
                     given,
                     endpoint,
                     fetches,
-                    takes,
                     ..
                 }) => {
                     let fetched = Fetched {
                         took: now.saturating_sub(given),
                         fetches: (fetches, self.endpoints[endpoint].fetches + 1),
-                        takes: (takes, self.nodes[node].takes),
                     };
                     snap.pace.note(fetched, self.settings.fetches);
                     member.backoff.succeed(given);

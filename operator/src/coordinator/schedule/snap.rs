@@ -35,8 +35,6 @@ pub(super) enum Lease {
         endpoint: EndpointId,
         /// Fetches from that hub that were under way then, itself included.
         fetches: u32,
-        /// What the node was taking then.
-        takes: u32,
         /// Whether it takes so long that another one goes on in its place.
         slow: bool,
     },
@@ -232,8 +230,8 @@ impl Snap {
         };
         let offered = match segment.holders.as_slice() {
             [] => false,
-            // The first copy goes to one node, so that the second copy can come from there.
-            [only] => {
+            // The first copy goes to one node, so that the others can come from there.
+            [only] if self.spares(only.node) => {
                 from(only.node).all(|taking| taking.slow) && from(only.node).count() < per_holder
             }
             several => several

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use modelcache_swarm::discovery::named::NamedPeer;
 use modelcache_swarm::discovery::service::GROUP;
 use modelcache_swarm::link::Mode;
 
@@ -126,6 +127,15 @@ pub struct RunArgs {
     /// Port on which other nodes take segments from this one.
     #[arg(long, env = "MODELCACHE_PEER_PORT", default_value_t = 9492)]
     pub peer_port: u16,
+    /// Where other nodes listen, as HOST:PORT, for times without a coordinator; HOST may be a DNS name that stands for many,
+    /// such as that of the agents' headless Service. Resolved every minute. May be given several times.
+    #[arg(
+        long,
+        env = "MODELCACHE_PEERS",
+        value_name = "HOST:PORT",
+        value_delimiter = ','
+    )]
+    pub peer: Vec<NamedPeer>,
     /// Announce this node on the local network, signed with the cluster's secret, and hear the others; needs the node's
     /// own network (hostNetwork), because pod networks carry no multicast.
     #[arg(long, env = "MODELCACHE_ANNOUNCE")]

@@ -2,9 +2,8 @@
 //! nodes, and says in that object's status how it stands.
 //!
 //! [`core`] does the work and knows nothing of Kubernetes; [`watch`] and [`intent`] tell it what to hold, [`coordinator`]
-//! carries its orders, [`lan`] announces the node on the local network, [`report`] tells the cluster how it stands, [`http`]
-//! serves metrics and probes. [`work`], [`alone`],
-//! [`throttle`] and [`events`] are pure.
+//! carries its orders, [`sources`] learn of other nodes beside it, [`lan`] by announcements on the local network, [`report`] tells
+//! the cluster how it stands, [`http`] serves metrics and probes. [`work`], [`alone`], [`throttle`] and [`events`] are pure.
 
 pub mod alone;
 pub mod args;
@@ -21,6 +20,7 @@ pub mod prepare;
 pub mod report;
 pub mod run;
 pub mod serving;
+pub mod sources;
 pub mod state;
 pub mod throttle;
 pub mod watch;

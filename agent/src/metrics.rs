@@ -237,9 +237,14 @@ impl Metrics {
         })
     }
 
-    /// Shows what discovery hears from now on; the first call counts.
-    pub fn show_discovery(&self, counters: Arc<Counters>, peers: Peers) {
-        self.heard.show(counters, peers);
+    /// Shows which peers are known from now on; the first call counts.
+    pub fn show_peers(&self, peers: Peers) {
+        self.heard.show_peers(peers);
+    }
+
+    /// Shows what became of announcements from now on; the first call counts.
+    pub fn show_announcements(&self, counters: Arc<Counters>) {
+        self.heard.show_announcements(counters);
     }
 
     /// Sets the gauges that say how the node stands.
@@ -372,7 +377,8 @@ mod tests {
         let address = "10.0.0.1:9492".parse().unwrap();
         let origin = modelcache_swarm::discovery::table::Origin::Static;
         peers.lock().heard(address, origin, &[], Instant::now());
-        metrics.show_discovery(counters, peers);
+        metrics.show_announcements(counters);
+        metrics.show_peers(peers);
         (metrics, state)
     }
 
@@ -389,7 +395,7 @@ mod tests {
             "# TYPE modelcache_agent_announcements_total counter",
             "modelcache_agent_announcements_total{result=\"replayed\"} 1",
             "modelcache_agent_announcements_total{result=\"accepted\"} 0",
-            "modelcache_agent_lan_peers{age=\"fresh\"} 1",
+            "modelcache_agent_known_peers{origin=\"static\",age=\"fresh\",verified=\"no\"} 1",
         ] {
             assert!(text.lines().any(|have| have == line), "{line}\n{text}");
         }

@@ -1,8 +1,9 @@
 //! Wires the parts together: the core, the API server, the coordinator, metrics and probes.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
+use modelcache_swarm::discovery::service::Peers;
 use modelcache_swarm::link::{Mode, Security};
 use modelcache_swarm::secret::{Keys, Purpose, SecretError};
 use thiserror::Error;
@@ -15,9 +16,10 @@ use crate::coordinator::{Link, LinkConfig};
 use crate::core::{Core, CoreError, Settings};
 use crate::http::{self, Health, HttpError};
 use crate::intent::{self, Objects, StateFileError};
-use crate::lan::{Lan, LanError};
+use crate::lan::LanError;
 use crate::metrics::Metrics;
 use crate::report::Reports;
+use crate::sources::Sources;
 use crate::watch::Follow;
 
 /// Why the agent does not start.
@@ -64,6 +66,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         key,
         peer_links,
         peer_port,
+        peer,
         announce,
         lan,
         metrics_listen,
@@ -90,22 +93,17 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     let security = |purpose, mode, with| {
         Security::new(keys.clone(), purpose, mode).counted(metrics.count_handshakes(with))
     };
-    let peers = security(Purpose::PeerLink, peer_links.into(), "peer");
+    let links = security(Purpose::PeerLink, peer_links.into(), "peer");
     let coordination = security(Purpose::Coordination, Mode::Encrypted, "coordinator");
     let file = intent::state_path(&cache_dir, "intent.json");
+    let peers = Peers::default();
     let settings = Settings {
         node: node_name.clone(),
         node_ip,
-        // All addresses of the family in which the node is known.
-        peer_listen: SocketAddr::new(
-            match node_ip {
-                std::net::IpAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
-                std::net::IpAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
-            },
-            peer_port,
-        ),
+        peer_listen: SocketAddr::new(all_like(node_ip), peer_port),
         cache_dir,
-        security: peers,
+        security: links,
+        peers: peers.clone(),
     };
     let opened = tokio::select! {
         () = stop.cancelled() => return Ok(()),
@@ -124,12 +122,15 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         intent,
         target,
     };
-    let mut tasks = vec![server];
-    if announce {
-        let port = core.peer_address().port();
-        let lan = Lan::start(lan, keys, &node_name, node_ip, port, &metrics)?;
-        tasks.push(tokio::spawn(lan.run(core.state(), stop.clone())));
-    }
+    let here = core.peer_address();
+    let sources = Sources {
+        peers,
+        named: peer,
+        lan: announce.then_some(lan),
+        keys,
+    };
+    let mut tasks = sources.start(&node_name, here, core.state(), &metrics, &stop)?;
+    tasks.push(server);
     let reports = Reports {
         client,
         node: node_name.clone(),
@@ -141,7 +142,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         url: coordinator_url(&coordinator),
         token_file,
         node: node_name,
-        peer_address: core.peer_address(),
+        peer_address: here,
         security: coordination,
     });
     tasks.push(tokio::spawn(follow.run(stop.clone())));
@@ -157,6 +158,14 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// All addresses of the family in which the node is known.
+fn all_like(node_ip: IpAddr) -> IpAddr {
+    match node_ip {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
 }
 
 fn stop_on_signal(stop: &CancellationToken) -> Result<(), RunError> {

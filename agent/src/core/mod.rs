@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use modelcache_swarm::coordination::AgentMessage;
+use modelcache_swarm::discovery::service::Peers;
 use modelcache_swarm::engine::{Engine, EngineError, Uploader, UploaderError};
 use modelcache_swarm::link::Security;
 use modelcache_swarm::store::{Space, Store, StoreError};
@@ -79,6 +80,8 @@ pub struct Settings {
     pub cache_dir: PathBuf,
     /// How this node and the others know each other.
     pub security: Security,
+    /// Where to find others while there is no coordinator.
+    pub peers: Peers,
 }
 
 /// Takes messages to the coordinator; drops them while there is no connection.
@@ -107,6 +110,7 @@ struct Context {
     store: Store,
     engine: Engine,
     serving: Arc<Serving>,
+    peers: Peers,
     metrics: Arc<Metrics>,
     names: Names,
     results: mpsc::UnboundedSender<Event>,
@@ -178,6 +182,7 @@ impl Core {
             store,
             engine,
             serving,
+            peers: settings.peers.clone(),
             metrics,
             names,
             results: sender,

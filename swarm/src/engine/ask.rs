@@ -28,15 +28,26 @@ pub enum AskError {
     /// Nothing, or not all, came in time.
     #[error("it did not answer within {} seconds", TIMEOUT.as_secs())]
     Slow,
-    /// It cannot be reached, or hung up: as a node does that does not have the snapshot.
-    #[error("it cannot be asked: {0}")]
-    Io(#[from] io::Error),
+    /// It cannot be reached.
+    #[error("it cannot be reached: {0}")]
+    Unreachable(io::Error),
+    /// It hung up.
+    #[error("it hung up, as a node does that does not have the snapshot: {0}")]
+    HungUp(#[from] io::Error),
     /// It is none of us, or we are none of its.
     #[error(transparent)]
     Link(#[from] LinkError),
     /// It speaks something else.
     #[error("it does not answer as a node of this version does: {0}")]
     Answer(String),
+}
+
+impl AskError {
+    /// Whether a link to the node stood all the same: it is there, and one of us.
+    #[must_use]
+    pub fn linked(&self) -> bool {
+        matches!(self, Self::HungUp(_) | Self::Answer(_))
+    }
 }
 
 impl From<WireError> for AskError {
@@ -53,8 +64,10 @@ pub(super) async fn ask(
     question: &Question,
 ) -> Result<Answer, AskError> {
     let talk = async {
-        let stream = TcpStream::connect(holder).await?;
-        stream.set_nodelay(true)?;
+        let stream = TcpStream::connect(holder)
+            .await
+            .map_err(AskError::Unreachable)?;
+        stream.set_nodelay(true).map_err(AskError::Unreachable)?;
         let mut link = security.dial(stream).await?;
         ask_over(&mut link, snapshot, question).await
     };
@@ -184,10 +197,14 @@ mod tests {
         let node = one().await;
         let question = Question { wants: vec![3] };
         let stranger = ask(&keys_of(2), node.local_addr(), "known", &question).await;
-        assert!(matches!(stranger, Err(AskError::Link(_))), "{stranger:?}");
+        let error = stranger.unwrap_err();
+        assert!(
+            matches!(error, AskError::Link(_)) && !error.linked(),
+            "{error:?}"
+        );
         let mut plain = TcpStream::connect(node.local_addr()).await.unwrap();
         let unasked = ask_over(&mut plain, "known", &question).await;
-        assert!(matches!(unasked, Err(AskError::Io(_))), "{unasked:?}");
+        assert!(matches!(unasked, Err(AskError::HungUp(_))), "{unasked:?}");
     }
 
     #[tokio::test]
@@ -218,7 +235,22 @@ mod tests {
             &Question::default(),
         )
         .await;
-        assert!(matches!(asked, Err(AskError::Io(_))), "{asked:?}");
+        let error = asked.unwrap_err();
+        assert!(
+            matches!(error, AskError::HungUp(_)) && error.linked(),
+            "{error:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn who_is_not_there_is_unreachable() {
+        let gone = one().await.local_addr();
+        let asked = ask(&keys_of(1), gone, "known", &Question::default()).await;
+        let error = asked.unwrap_err();
+        assert!(
+            matches!(error, AskError::Unreachable(_)) && !error.linked(),
+            "{error:?}"
+        );
     }
 
     #[tokio::test]

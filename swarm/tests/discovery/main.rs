@@ -5,7 +5,7 @@
 
 mod lab;
 
-use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use modelcache_swarm::discovery::announcement::{
 };
 use modelcache_swarm::discovery::clock::Now;
 use modelcache_swarm::discovery::refusal::Refusal;
-use modelcache_swarm::discovery::service::GROUP;
+use modelcache_swarm::discovery::service::{GROUP, Peers};
 use modelcache_swarm::discovery::wire::{MAX_DATAGRAM, decode, encode};
 
 use lab::{Lab, Node, PORT, Stop, address, address_v6, key, name, ring, until};
@@ -31,10 +31,10 @@ fn wait_until_all_know_all(nodes: &[(u8, &Node)]) {
         for (other, _) in nodes.iter().filter(|(other, _)| other != host) {
             until(&format!("host {host} knows host {other}"), || {
                 let known = node.knows(*other, LATELY);
-                let holders = node.peers.lock().holders(id(*other), Instant::now());
+                let candidates = node.peers.lock().candidates(id(*other), Instant::now());
                 known.contains(&address(*other))
                     && known.contains(&address_v6(*other))
-                    && holders.contains(&(address(*other), PORT).into())
+                    && candidates.iter().any(|one| one.node == Some(name(*other)))
             });
         }
     }
@@ -59,7 +59,7 @@ fn hosts_find_each_other_by_multicast() {
     three.leave();
     for node in [&one, &two] {
         until("host 3 is gone", || node.knows(3, Duration::MAX).is_empty());
-        assert_eq!(node.peers.lock().holders(id(3), Instant::now()), []);
+        assert_eq!(node.peers.lock().candidates(id(3), Instant::now()), []);
     }
     one.leave();
     two.leave();
@@ -258,7 +258,7 @@ fn an_attacker_teaches_nobody_anything() {
             .iter()
             .all(|(_, peer)| peer.node == Some(name(2)))
     );
-    assert_eq!(victim.peers.lock().holders(id(9), now), []);
+    assert_eq!(victim.peers.lock().candidates(id(9), now), []);
     honest.leave();
     victim.leave();
 }
@@ -380,6 +380,15 @@ fn a_replay_is_refused_after_a_restart() {
     victim.leave();
 }
 
+/// Whether a client is known that listens there and names torrents.
+fn names_torrents(peers: &Peers, address: SocketAddr) -> bool {
+    let table = peers.lock();
+    let known = table.peers(Instant::now());
+    known
+        .iter()
+        .any(|(at, peer)| *at == address && peer.torrents() > 0)
+}
+
 /// Clients that have the same torrent find each other, and believe nothing from an address outside their networks.
 #[test]
 fn bittorrent_clients_find_each_other() {
@@ -388,8 +397,7 @@ fn bittorrent_clients_find_each_other() {
     let (two, two_end) = lab.start_client(2, vec![id(7)]);
     for (peers, other) in [(&one, 2), (&two, 1)] {
         until("the other client is known", || {
-            let holders = peers.lock().holders(id(7), Instant::now());
-            holders.contains(&(address(other), PORT).into())
+            names_torrents(peers, (address(other), PORT).into())
         });
     }
     lab.ip(3, "addr add 192.0.2.3/24 dev eth0");
@@ -410,10 +418,7 @@ fn bittorrent_clients_find_each_other() {
                 .unwrap();
             UdpSocket::from(socket)
         });
-        let known = |peers: &modelcache_swarm::discovery::service::Peers| {
-            let holders = peers.lock().holders(id(7), Instant::now());
-            holders.contains(&(host, 4711).into())
-        };
+        let known = |peers: &Peers| names_torrents(peers, (host, 4711).into());
         if near {
             until("the late client is known", || {
                 late.send_to(&packet, "239.192.152.143:6771").unwrap();

@@ -2,15 +2,14 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use axum::serve::Listener;
-use modelcache_swarm::link::{Link, Security};
+use modelcache_swarm::link::{Link, Lobby, Security};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-/// Handshakes at once; more connections are closed at once. Agents try again.
+/// Handshakes at once; see [`Lobby`].
 const MAX_STRANGERS: usize = 256;
 
 /// Links that wait for the server, which takes them at once.
@@ -61,24 +60,20 @@ async fn accept(
     security: Security,
     ready: mpsc::Sender<(Link<TcpStream>, SocketAddr)>,
 ) {
-    let strangers = Arc::new(Semaphore::new(MAX_STRANGERS));
+    let strangers = Lobby::new(MAX_STRANGERS);
     let mut handshakes = JoinSet::new();
     loop {
         while handshakes.try_join_next().is_some() {}
         // axum's own way of accepting, which waits when the system has no more descriptors.
         let (stream, peer) = Listener::accept(&mut listener).await;
-        let Ok(stranger) = strangers.clone().try_acquire_owned() else {
-            tracing::debug!(%peer, "too many connections of which nothing is known, closing");
-            continue;
-        };
+        let place = strangers.enter(peer.ip());
         let (security, ready) = (security.clone(), ready.clone());
         handshakes.spawn(async move {
-            let _stranger = stranger;
             // Orders are small and urgent.
             if let Err(error) = stream.set_nodelay(true) {
                 tracing::debug!(%error, "TCP_NODELAY cannot be set");
             }
-            match security.accept(stream).await {
+            match security.receive(stream, place).await {
                 Ok(link) => drop(ready.send((link, peer)).await),
                 Err(error) => tracing::debug!(%peer, %error, "no link"),
             }

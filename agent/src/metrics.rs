@@ -389,7 +389,8 @@ mod tests {
             "# TYPE modelcache_agent_announcements_total counter",
             "modelcache_agent_announcements_total{result=\"replayed\"} 1",
             "modelcache_agent_announcements_total{result=\"accepted\"} 0",
-            "modelcache_agent_lan_peers{age=\"fresh\"} 1",
+            "modelcache_agent_lan_peers{origin=\"static\",age=\"fresh\"} 1",
+            "modelcache_agent_lan_peers{origin=\"announcement\",age=\"usable\"} 0",
         ] {
             assert!(text.lines().any(|have| have == line), "{line}\n{text}");
         }

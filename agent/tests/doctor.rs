@@ -125,7 +125,7 @@ fn key_file(dir: &Path, number: u8) -> PathBuf {
     let options = options.write(true).create(true).truncate(true).mode(0o600);
     let mut secret = [7; 32];
     secret[0] = number;
-    let text: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
+    let text = hex::encode(secret);
     let mut file = options.open(&path).unwrap();
     file.write_all(text.as_bytes()).unwrap();
     path
@@ -178,7 +178,7 @@ fn changing_state(turn: u64) -> NodeState {
         name: "whole".to_owned(),
         repository: None,
         models: Vec::new(),
-        phase: if turn % 2 == 0 {
+        phase: if turn.is_multiple_of(2) {
             Phase::Ready
         } else {
             Phase::Downloading

@@ -129,7 +129,10 @@ mod tests {
     #[test]
     fn a_secret_is_equal_when_somebody_proves_it() {
         let shared = Proof::Shared(key(1).id());
-        assert_eq!(found(std::slice::from_ref(&shared), 0, &[]).verdict, Verdict::Ok);
+        assert_eq!(
+            found(std::slice::from_ref(&shared), 0, &[]).verdict,
+            Verdict::Ok
+        );
         assert_eq!(found(&[], 1, &[]).verdict, Verdict::Ok);
         assert_eq!(found(&[], 0, &[]).verdict, Verdict::Skipped);
         for finding in [

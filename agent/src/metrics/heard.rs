@@ -1,11 +1,12 @@
 //! Metrics of discovery on the local network.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use modelcache_swarm::discovery::refusal::{Counters, Refusal};
 use modelcache_swarm::discovery::service::Peers;
-use modelcache_swarm::discovery::table::Age;
+use modelcache_swarm::discovery::table::{Age, Origin};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
 use prometheus_client::metrics::MetricType;
@@ -35,22 +36,27 @@ impl Collector for Heard {
             ConstCounter::new(count).encode(datagrams.encode_family(&[("result", result)])?)?;
         }
         let now = Instant::now();
-        let (mut fresh, mut usable) = (0, 0);
+        let mut counts = BTreeMap::new();
         for (_, peer) in peers.lock().peers(now) {
-            match peer.age(now) {
-                Some(Age::Fresh) => fresh += 1,
-                Some(Age::Usable) => usable += 1,
-                None => {}
+            // One that is known from two sources counts for both, each by what that source said last.
+            for (origin, seen) in &peer.origins {
+                if let Some(age) = Age::of(*seen, now) {
+                    *counts.entry((*origin, age)).or_insert(0) += 1;
+                }
             }
         }
         let mut known = encoder.encode_descriptor(
             "lan_peers",
-            "Addresses of peers known from the local network, heard within 2 minutes (fresh) or 15 (usable).",
+            "Addresses of peers known from the local network, by how they became known, heard within 2 minutes (fresh) or 15 (usable).",
             None,
             MetricType::Gauge,
         )?;
-        for (age, count) in [("fresh", fresh), ("usable", usable)] {
-            ConstGauge::<i64>::new(count).encode(known.encode_family(&[("age", age)])?)?;
+        for origin in Origin::ALL {
+            for (age, word) in [(Age::Fresh, "fresh"), (Age::Usable, "usable")] {
+                let count = counts.get(&(origin, age)).copied().unwrap_or(0);
+                let labels = [("origin", origin.name()), ("age", word)];
+                ConstGauge::<i64>::new(count).encode(known.encode_family(&labels)?)?;
+            }
         }
         Ok(())
     }

@@ -34,6 +34,9 @@ pub enum Origin {
 }
 
 impl Origin {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Static, Self::Announcement, Self::LocalService];
+
     /// Its name where it is shown.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -57,6 +60,21 @@ pub enum Age {
     Fresh,
     /// Heard of within [`USABLE`].
     Usable,
+}
+
+impl Age {
+    /// Of what was last heard of at `seen`; `None` when it is gone.
+    #[must_use]
+    pub fn of(seen: Instant, now: Instant) -> Option<Self> {
+        let age = now.saturating_duration_since(seen);
+        if age <= FRESH {
+            Some(Self::Fresh)
+        } else if age <= USABLE {
+            Some(Self::Usable)
+        } else {
+            None
+        }
+    }
 }
 
 /// What is known of one address.
@@ -97,14 +115,7 @@ impl Peer {
     /// Its worth; `None` when it is gone.
     #[must_use]
     pub fn age(&self, now: Instant) -> Option<Age> {
-        let age = now.saturating_duration_since(self.last_seen);
-        if age <= FRESH {
-            Some(Age::Fresh)
-        } else if age <= USABLE {
-            Some(Age::Usable)
-        } else {
-            None
-        }
+        Age::of(self.last_seen, now)
     }
 
     fn vouched(&self) -> bool {

@@ -116,6 +116,8 @@ async fn accept(listener: TcpListener, host: Arc<Host>) {
                 Err(reason) => debug!(%peer, %reason, "peer connection closed"),
             }
         });
+        // What it has said already is looked at before the next one may displace it.
+        tokio::task::yield_now().await;
     }
 }
 

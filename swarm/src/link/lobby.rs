@@ -1,9 +1,11 @@
 //! Where connections wait until it is known whose they are: few, and none for long.
 //!
-//! Whoever reaches a port can open connections and say nothing. When all places are taken, the next one displaces the
-//! longest waiting one of the source that has the most: a flood from one address displaces itself, and a member's
-//! handshake, which takes a round trip, is displaced only when so many addresses flood the port that each has one place.
+//! Whoever reaches a port can open connections and say nothing. When all places are taken, the next one displaces
+//! another: first of those that have said nothing that a member would say, and of these the longest waiting one of the
+//! source that has the most. A member speaks as soon as it is connected, so that a flood displaces itself, from however
+//! many addresses it comes.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,7 +23,15 @@ pub struct Lobby {
 #[derive(Debug, Default)]
 struct Waiting {
     next: u64,
-    visits: BTreeMap<u64, (IpAddr, CancellationToken)>,
+    visits: BTreeMap<u64, Visitor>,
+}
+
+#[derive(Debug)]
+struct Visitor {
+    source: IpAddr,
+    /// It said what only a member can say, or who recorded one.
+    spoke: bool,
+    displaced: CancellationToken,
 }
 
 impl Lobby {
@@ -41,13 +51,17 @@ impl Lobby {
         let mut waiting = self.waiting();
         let number = waiting.next;
         waiting.next += 1;
-        let visit = (source.to_canonical(), displaced.clone());
-        waiting.visits.insert(number, visit);
+        let visitor = Visitor {
+            source: source.to_canonical(),
+            spoke: false,
+            displaced: displaced.clone(),
+        };
+        waiting.visits.insert(number, visitor);
         if waiting.visits.len() > self.places
             && let Some(number) = waiting.least_deserving()
-            && let Some((_, displaced)) = waiting.visits.remove(&number)
+            && let Some(visitor) = waiting.visits.remove(&number)
         {
-            displaced.cancel();
+            visitor.displaced.cancel();
         }
         drop(waiting);
         Visit {
@@ -63,16 +77,17 @@ impl Lobby {
 }
 
 impl Waiting {
-    /// The longest waiting one of the source that has the most.
+    /// The longest waiting one of the source that has the most, silent ones first.
     fn least_deserving(&self) -> Option<u64> {
-        let mut sources: HashMap<IpAddr, (usize, u64)> = HashMap::new();
-        for (number, (source, _)) in &self.visits {
-            sources.entry(*source).or_insert((0, *number)).0 += 1;
+        let mut sources: HashMap<(bool, IpAddr), (usize, u64)> = HashMap::new();
+        for (number, visitor) in &self.visits {
+            let source = (!visitor.spoke, visitor.source);
+            sources.entry(source).or_insert((0, *number)).0 += 1;
         }
         let most = sources
-            .into_values()
-            .max_by_key(|(count, first)| (*count, std::cmp::Reverse(*first)));
-        most.map(|(_, first)| first)
+            .into_iter()
+            .max_by_key(|((silent, _), (count, first))| (*silent, *count, Reverse(*first)));
+        most.map(|(_, (_, first))| first)
     }
 }
 
@@ -85,6 +100,13 @@ pub struct Visit {
 }
 
 impl Visit {
+    /// It said what a member says: it is displaced only when there is no silent one.
+    pub(super) fn spoke(&self) {
+        if let Some(visitor) = self.lobby.waiting().visits.get_mut(&self.number) {
+            visitor.spoke = true;
+        }
+    }
+
     /// Waits until the place is needed for another.
     pub async fn displaced(&self) {
         self.displaced.cancelled().await;
@@ -131,6 +153,27 @@ mod tests {
         let lobby = Lobby::new(2);
         let visits = [1, 2, 3].map(|last| lobby.enter(host(last)));
         assert_eq!(visits.each_ref().map(is_displaced), [true, false, false]);
+    }
+
+    #[test]
+    fn who_spoke_is_displaced_last_however_many_connections_it_has() {
+        let lobby = Lobby::new(4);
+        let member = [(); 3].map(|()| lobby.enter(host(1)));
+        member.iter().for_each(Visit::spoke);
+        for last in 2..200 {
+            let flood = lobby.enter(host(last));
+            assert!(!is_displaced(&flood));
+            std::mem::forget(flood);
+        }
+        assert!(!member.iter().any(is_displaced));
+        // Those who repeat what a member said displace themselves as silent ones do.
+        let repeated = [(); 9].map(|()| {
+            let visit = lobby.enter(host(9));
+            visit.spoke();
+            visit
+        });
+        assert!(!member.iter().take(2).any(is_displaced));
+        assert!(repeated.iter().filter(|visit| !is_displaced(visit)).count() <= 2);
     }
 
     #[test]

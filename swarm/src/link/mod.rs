@@ -162,22 +162,31 @@ impl Security {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let ring = self.keys.now();
-        let accepted = handshake::accept(stream, &ring, self.purpose, self.mode);
-        let result = timeout(HANDSHAKE_TIMEOUT, accepted).await;
-        self.told(Side::Accepted, result.unwrap_or(Err(LinkError::Timeout)))
+        let result = self.answer(stream, || ()).await;
+        self.told(Side::Accepted, result)
     }
 
-    /// The same for a stream of which nothing is known: it gives up its place when the handshake has ended, and ends when
-    /// the place is needed for another.
+    /// The same for a stream that takes up a place: it gives that up when the handshake has ended, and ends when the
+    /// place is needed for another.
     pub async fn receive<S>(&self, stream: S, place: Visit) -> Result<Link<S>, LinkError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        tokio::select! {
-            link = self.accept(stream) => link,
-            () = place.displaced() => self.told(Side::Accepted, Err(LinkError::Displaced)),
-        }
+        let result = tokio::select! {
+            result = self.answer(stream, || place.spoke()) => result,
+            () = place.displaced() => Err(LinkError::Displaced),
+        };
+        self.told(Side::Accepted, result)
+    }
+
+    async fn answer<S>(&self, stream: S, on_hello: impl FnOnce()) -> Result<Link<S>, LinkError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let ring = self.keys.now();
+        let accepted = handshake::accept(stream, &ring, self.purpose, self.mode, on_hello);
+        let result = timeout(HANDSHAKE_TIMEOUT, accepted).await;
+        result.unwrap_or(Err(LinkError::Timeout))
     }
 
     fn told<T>(&self, side: Side, result: Result<T, LinkError>) -> Result<T, LinkError> {

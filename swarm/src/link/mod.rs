@@ -173,6 +173,7 @@ impl Security {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let result = tokio::select! {
+            biased;
             result = self.answer(stream, || place.spoke()) => result,
             () = place.displaced() => Err(LinkError::Displaced),
         };

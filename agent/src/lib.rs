@@ -4,11 +4,13 @@
 //! [`core`] does the work and knows nothing of Kubernetes; [`watch`] and [`intent`] tell it what to hold, [`coordinator`]
 //! carries its orders, [`sources`] learn of other nodes beside it, [`lan`] by announcements on the local network, [`report`] tells
 //! the cluster how it stands, [`http`] serves metrics and probes. [`work`], [`alone`], [`throttle`] and [`events`] are pure.
+//! [`peers`] and [`doctor`] show and test what is around a node.
 
 pub mod alone;
 pub mod args;
 pub mod coordinator;
 pub mod core;
+pub mod doctor;
 pub mod events;
 pub mod http;
 pub mod intent;

@@ -20,7 +20,7 @@ use crate::inventory::{Answer, MAX_ANSWER_BYTES, MAX_QUESTION_BYTES, MAX_WANTS, 
 use crate::link::{LinkError, Security};
 
 /// For everything from dialling to the end of the answer.
-const TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why there is no answer.
 #[derive(Debug, Error)]
@@ -32,7 +32,7 @@ pub enum AskError {
     #[error("it cannot be reached: {0}")]
     Unreachable(io::Error),
     /// It hung up.
-    #[error("it hung up, as a node does that does not have the snapshot: {0}")]
+    #[error("it hung up, as a node does that has nothing of what it is asked for: {0}")]
     HungUp(#[from] io::Error),
     /// It is none of us, or we are none of its.
     #[error(transparent)]
@@ -115,7 +115,8 @@ pub(super) async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
     timeout(TIMEOUT, talk).await.map_err(|_| AskError::Slow)?
 }
 
-fn frame(message: &impl Serialize) -> Result<Vec<u8>, AskError> {
+/// One message as a frame.
+pub(super) fn frame(message: &impl Serialize) -> Result<Vec<u8>, AskError> {
     let mut out = vec![0, 0, 0, 0, EXTENDED];
     serde_json::to_writer(&mut out, message)
         .map_err(|error| AskError::Answer(error.to_string()))?;
@@ -125,7 +126,7 @@ fn frame(message: &impl Serialize) -> Result<Vec<u8>, AskError> {
 }
 
 /// Reads one frame of at most `most` bytes of JSON. The buffer grows with what arrives, not with what is announced.
-async fn read<S: AsyncRead + Unpin, T: DeserializeOwned>(
+pub(super) async fn read<S: AsyncRead + Unpin, T: DeserializeOwned>(
     stream: &mut S,
     most: usize,
 ) -> Result<T, AskError> {

@@ -6,6 +6,7 @@
 //! and nobody else. Between members of a cluster both sides speak over links ([`crate::link`]).
 
 mod ask;
+mod back;
 mod forward;
 mod serve;
 mod source;
@@ -38,6 +39,7 @@ use forward::Forwarder;
 use storage::{BLOCK_BYTES, Pool, Transfer};
 
 pub use ask::AskError;
+pub use back::{Back, Examined, examine};
 pub use source::{OnSent, SegmentSource, Served};
 pub use uploader::{Uploader, UploaderError};
 

@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use socket2::SockRef;
@@ -14,6 +15,7 @@ use tokio::sync::TryAcquireError;
 use tokio::time::timeout;
 
 use super::ask::{self, AskError};
+use super::back::DialBack;
 use super::source::{OnSent, SegmentSource, Served};
 use super::wire::{self, HANDSHAKE_BYTES, Message, PIECE_HEADER_BYTES, Request, WireError};
 use crate::link::{Link, LinkError};
@@ -71,12 +73,14 @@ impl Connection for TcpStream {
     }
 }
 
-/// Serves one connection until the peer leaves. `batch` says how many bytes may be read at once.
+/// Serves one connection, which came from `peer`, until the peer leaves. `batch` says how many bytes may be read at once.
 pub(super) async fn serve(
     mut stream: impl Connection,
+    peer: IpAddr,
     source: &dyn SegmentSource,
     on_sent: &OnSent,
     batch: impl Fn() -> usize,
+    back: &DialBack,
 ) -> Result<(), Closed> {
     stream.acknowledge_at_once();
     let mut hello = [0; HANDSHAKE_BYTES];
@@ -85,7 +89,8 @@ pub(super) async fn serve(
         .map_err(|_| Closed::Idle)??;
     let info_hash = wire::parse_handshake(&hello)?;
     let Some(served) = source.find(info_hash) else {
-        let answered = ask::answer(&mut stream, source, info_hash).await?;
+        let answered = ask::answer(&mut stream, source, info_hash).await?
+            || back.answer(&mut stream, info_hash, peer).await?;
         return if answered {
             Ok(())
         } else {

@@ -93,12 +93,13 @@ where
     Ok(Link::new(stream, mode, noise, key))
 }
 
-/// The listener's part.
+/// The listener's part. `on_hello` is called when the first message was made by a member; it may be a recording.
 pub(super) async fn accept<S>(
     mut stream: S,
     ring: &Keyring,
     purpose: Purpose,
     least: Mode,
+    on_hello: impl FnOnce(),
 ) -> Result<Link<S>, LinkError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -133,6 +134,7 @@ where
     let prologue = [&head[..], &ids].concat();
     let mut noise = builder(key, purpose, &prologue)?.build_responder()?;
     open(&mut noise, first)?;
+    on_hello();
     let mut answer = vec![number];
     answer.extend(message(|out| noise.write_message(&[], out))?);
     stream.write_all(&answer).await?;

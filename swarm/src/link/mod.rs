@@ -11,6 +11,7 @@
 
 mod crypto;
 mod handshake;
+mod lobby;
 mod stream;
 
 use std::fmt;
@@ -24,6 +25,7 @@ use tokio::time::timeout;
 
 use crate::secret::{Keys, Purpose};
 
+pub use lobby::{Lobby, Visit};
 pub use stream::Link;
 
 /// Time for a handshake; it takes one round trip.
@@ -54,6 +56,9 @@ pub enum LinkError {
     /// Nothing, or not enough, came in time.
     #[error("no handshake within {} seconds", HANDSHAKE_TIMEOUT.as_secs())]
     Timeout,
+    /// It waited longest among too many, and had to make room.
+    #[error("closed to make room: too many connections of which nothing is known")]
+    Displaced,
     /// The ends have no key in common.
     #[error(
         "the two ends have no key in common: give both the same secret, and a rotated one a minute to arrive"
@@ -84,6 +89,7 @@ impl LinkError {
     pub fn label(&self) -> &'static str {
         match self {
             Self::Timeout => "timeout",
+            Self::Displaced => "displaced",
             Self::UnknownKey => "unknown_key",
             Self::WrongKey => "wrong_key",
             Self::TooWeak => "too_weak",
@@ -156,10 +162,32 @@ impl Security {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
+        let result = self.answer(stream, || ()).await;
+        self.told(Side::Accepted, result)
+    }
+
+    /// The same for a stream that takes up a place: it gives that up when the handshake has ended, and ends when the
+    /// place is needed for another.
+    pub async fn receive<S>(&self, stream: S, place: Visit) -> Result<Link<S>, LinkError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let result = tokio::select! {
+            biased;
+            result = self.answer(stream, || place.spoke()) => result,
+            () = place.displaced() => Err(LinkError::Displaced),
+        };
+        self.told(Side::Accepted, result)
+    }
+
+    async fn answer<S>(&self, stream: S, on_hello: impl FnOnce()) -> Result<Link<S>, LinkError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         let ring = self.keys.now();
-        let accepted = handshake::accept(stream, &ring, self.purpose, self.mode);
+        let accepted = handshake::accept(stream, &ring, self.purpose, self.mode, on_hello);
         let result = timeout(HANDSHAKE_TIMEOUT, accepted).await;
-        self.told(Side::Accepted, result.unwrap_or(Err(LinkError::Timeout)))
+        result.unwrap_or(Err(LinkError::Timeout))
     }
 
     fn told<T>(&self, side: Side, result: Result<T, LinkError>) -> Result<T, LinkError> {

@@ -19,6 +19,7 @@
 mod blob;
 mod disk;
 mod error;
+mod examine;
 mod io;
 mod journal;
 mod layout;
@@ -50,6 +51,7 @@ use ranges::Ranges;
 use snapshot_store::Shared;
 
 pub use error::StoreError;
+pub use examine::{Disk, examine};
 pub use snapshot_store::{Progress, SnapshotStore};
 pub use space::Space;
 pub use verdict::Verdict;

@@ -1,8 +1,10 @@
-//! Discovery between hosts in network namespaces: by multicast, by broadcast, and beside an attacker. Needs root.
+//! Nodes on hosts in network namespaces: they find each other by multicast and by broadcast, and beside an attacker, who
+//! then turns to the port at which they serve. Needs root.
 
 // Helpers of tests are tests too.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod attack;
 mod lab;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
@@ -154,9 +156,9 @@ fn sent_until_counted(
     });
 }
 
-/// Resident memory of this process in bytes.
-fn memory() -> usize {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+/// Resident memory of a process in bytes.
+fn memory(process: &str) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kib = line.unwrap().trim_end_matches("kB").trim();
     kib.parse::<usize>().unwrap() * 1024
@@ -263,6 +265,13 @@ fn an_attacker_teaches_nobody_anything() {
     victim.leave();
 }
 
+/// An announcement that names a key but is signed with another.
+fn wrong(named: u8) -> Vec<u8> {
+    let mut datagram = encode(&forged(1), &key(9));
+    datagram[5..13].copy_from_slice(key(named).id().as_bytes());
+    datagram
+}
+
 /// Unsigned, forged and random datagrams from 200 addresses at once, as fast as two threads can.
 fn flood(lab: &Lab, victim: &Node) {
     let hosts: Vec<Ipv4Addr> = (1..=200)
@@ -279,16 +288,14 @@ fn flood(lab: &Lab, victim: &Node) {
         };
         hosts.iter().map(bind).collect()
     });
-    let mut wrong = encode(&forged(1), &key(2));
-    wrong[5..13].copy_from_slice(key(1).id().as_bytes());
-    let kinds = [wrong, unsigned(&forged(1)), vec![0x55; 1400]];
+    let kinds = [wrong(1), unsigned(&forged(1)), vec![0x55; 1400]];
     let refused = || {
         Refusal::ALL
             .map(|reason| victim.counters.refused(reason))
             .iter()
             .sum::<u64>()
     };
-    let (before, accepted, memory_before) = (refused(), victim.counters.accepted(), memory());
+    let (before, accepted, memory_before) = (refused(), victim.counters.accepted(), memory("self"));
     let began = Instant::now();
     let done = AtomicBool::new(false);
     let mut peak = 0;
@@ -307,7 +314,7 @@ fn flood(lab: &Lab, victim: &Node) {
         let watcher = scope.spawn(|| {
             let mut peak = 0;
             while !done.load(Ordering::Relaxed) {
-                peak = peak.max(memory());
+                peak = peak.max(memory("self"));
                 std::thread::sleep(Duration::from_millis(20));
             }
             peak

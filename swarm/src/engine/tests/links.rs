@@ -1,5 +1,7 @@
 //! Who takes from whom, by the links between them.
 
+use tokio::net::TcpSocket;
+
 use super::*;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -14,6 +16,27 @@ async fn a_holder_gives_nothing_to_strangers() {
     let _ = stream.read_to_end(&mut answer).await;
     assert!(answer.is_empty(), "{answer:?}");
     assert_eq!(sent.load(Ordering::Relaxed), 0);
+}
+
+/// More connections than there are places for strangers, all of which say nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn silent_connections_keep_no_member_out() {
+    let bytes = content(100_000, 1);
+    let (mut take, io) = request(0, &bytes, PIECE, NOWHERE.parse().unwrap());
+    let (uploader, _) = holder(&[(&take, bytes.clone())]).await;
+    take.holder = uploader.local_addr();
+    let mut silent = Vec::new();
+    for _ in 0..200 {
+        let flood = TcpSocket::new_v4().unwrap();
+        flood.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        silent.push(flood.connect(take.holder).await.unwrap());
+    }
+    let engine = Engine::start(members(Mode::Encrypted)).unwrap();
+    engine.take(take, |_| ()).await.unwrap();
+    assert!(io.take() == bytes);
+    // The first ones had to make room, and were not left open.
+    let closed = silent[0].read(&mut [0]).await;
+    assert!(matches!(closed, Ok(0) | Err(_)), "{closed:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -58,6 +58,12 @@ pub mod reasons {
     pub const VOLUME_CLAIM_FAILED: &str = "VolumeClaimFailed";
     /// The API server refuses a `ModelSnapshot` that a model needs.
     pub const WRITE_FAILED: &str = "WriteFailed";
+    /// The cluster's secret was absent and is made (only of an Event, of the Secret).
+    pub const KEY_MADE: &str = "KeyMade";
+    /// The cluster has a new key, and the one before it is still valid (only of an Event, of the Secret).
+    pub const KEY_ROTATED: &str = "KeyRotated";
+    /// The key before the current one is no longer valid (only of an Event, of the Secret).
+    pub const KEY_RETIRED: &str = "KeyRetired";
 
     // What operator and agents find.
 
@@ -92,7 +98,7 @@ pub mod reasons {
     pub const READY: &str = "Ready";
 
     /// All of them.
-    pub const ALL: [&str; 30] = [
+    pub const ALL: [&str; 33] = [
         RESOLVED,
         RESOLVING,
         REPOSITORY_NOT_FOUND,
@@ -111,6 +117,9 @@ pub mod reasons {
         INVALID_SPEC,
         VOLUME_CLAIM_FAILED,
         WRITE_FAILED,
+        KEY_MADE,
+        KEY_ROTATED,
+        KEY_RETIRED,
         GATED,
         UNAUTHORIZED,
         RATE_LIMITED,

@@ -8,6 +8,9 @@
 //! With [`Mode::Authenticated`] the bytes after the handshake travel as they are: for networks that nobody can listen
 //! in on or change, where processor time matters more. The mode is part of what is authenticated, and an end that was
 //! told to encrypt accepts nothing less.
+//!
+//! A link does not outlive its key: when that is no longer valid, it ends with an error ([`GRACE`] says when). Who wants
+//! to go on without one makes a new link while both keys are valid ([`Security::replaced`]).
 
 mod crypto;
 mod handshake;
@@ -23,13 +26,17 @@ use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
-use crate::secret::{Keys, Purpose};
+use crate::secret::{KeyId, Keys, Purpose};
 
 pub use lobby::{Lobby, Visit};
 pub use stream::Link;
 
 /// Time for a handshake; it takes one round trip.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a link between agents goes on when its key is no longer valid. It carries one segment, so that a transfer
+/// which is under way then comes to its end; the next one has a link of its own. Other links end at once.
+pub const GRACE: Duration = Duration::from_mins(1);
 
 /// What happens to the bytes after the handshake. Ordered by strength.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -112,6 +119,8 @@ pub struct Security {
     keys: Keys,
     purpose: Purpose,
     mode: Mode,
+    /// How long a link goes on when its key is no longer valid.
+    grace: Duration,
     on_handshake: OnHandshake,
 }
 
@@ -133,8 +142,18 @@ impl Security {
             keys,
             purpose,
             mode,
+            grace: match purpose {
+                Purpose::PeerLink => GRACE,
+                Purpose::Coordination | Purpose::Announcement => Duration::ZERO,
+            },
             on_handshake: Arc::new(|_, _| {}),
         }
+    }
+
+    /// The same with another [`GRACE`].
+    #[cfg(test)]
+    pub(crate) fn with_grace(self, grace: Duration) -> Self {
+        Self { grace, ..self }
     }
 
     /// The same, with `on_handshake` told of each handshake.
@@ -151,9 +170,7 @@ impl Security {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let ring = self.keys.now();
-        let dialed = handshake::dial(stream, &ring, self.purpose, self.mode);
-        let result = timeout(HANDSHAKE_TIMEOUT, dialed).await;
+        let result = timeout(HANDSHAKE_TIMEOUT, handshake::dial(stream, self)).await;
         self.told(Side::Dialed, result.unwrap_or(Err(LinkError::Timeout)))
     }
 
@@ -184,10 +201,23 @@ impl Security {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let ring = self.keys.now();
-        let accepted = handshake::accept(stream, &ring, self.purpose, self.mode, on_hello);
+        let accepted = handshake::accept(stream, self, on_hello);
         let result = timeout(HANDSHAKE_TIMEOUT, accepted).await;
         result.unwrap_or(Err(LinkError::Timeout))
+    }
+
+    /// Waits until links are made with another key than at the time of the call.
+    pub fn replaced(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.keys.replaced()
+    }
+
+    /// Waits until a link of this key must end.
+    fn outlived(&self, key: KeyId) -> impl Future<Output = ()> + Send + use<> {
+        let (retired, grace) = (self.keys.retired(key), self.grace);
+        async move {
+            retired.await;
+            tokio::time::sleep(grace).await;
+        }
     }
 
     fn told<T>(&self, side: Side, result: Result<T, LinkError>) -> Result<T, LinkError> {

@@ -176,6 +176,25 @@ async fn a_changed_secret_is_followed_and_a_broken_one_is_not() {
     assert_eq!(ids(&keys.now()), [key(NEW).id(), key(OLD).id()]);
 }
 
+#[tokio::test]
+async fn a_key_is_replaced_and_later_no_longer_valid() {
+    let (setter, keys) = Keys::set_by_hand(Keyring::new(key(OLD), None));
+    let pending = |future: &mut (dyn Future<Output = ()> + Unpin)| {
+        futures_util::FutureExt::now_or_never(future).is_none()
+    };
+    let mut replaced = Box::pin(keys.replaced());
+    let mut retired = Box::pin(keys.retired(key(OLD).id()));
+    assert!(pending(&mut replaced) && pending(&mut retired));
+    setter.set(Keyring::new(key(NEW), Some(key(OLD))));
+    replaced.await;
+    assert!(pending(&mut retired) && pending(&mut Box::pin(keys.replaced())));
+    setter.set(Keyring::new(key(NEW), None));
+    retired.await;
+    keys.retired(key(OLD).id()).await;
+    drop(setter);
+    assert!(pending(&mut Box::pin(keys.retired(key(NEW).id()))));
+}
+
 proptest! {
     #[test]
     fn any_two_secrets_share_nothing(one: [u8; 32], other: [u8; 32]) {

@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::announcement::{Announcement, Body, ContentId, NodeName, Page};
+use super::announcement::{
+    Announcement, Body, CONTENTS_PER_PAGE, ContentId, MAX_PAGES, NodeName, Page,
+};
 use super::clock::UnixMillis;
 
 /// Up to this age a peer is most likely there.
@@ -21,6 +23,8 @@ pub const MAX_PEERS: usize = 4096;
 pub const MAX_UNSIGNED: usize = 1024;
 /// Most contents of an address that nobody has vouched for.
 const MAX_UNSIGNED_CONTENTS: usize = 64;
+/// Most contents of an address that somebody has vouched for; as many as a node can announce.
+const MAX_NAMED_CONTENTS: usize = MAX_PAGES * CONTENTS_PER_PAGE;
 
 /// How an address became known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -29,6 +33,8 @@ pub enum Origin {
     Static,
     /// A member of the cluster announced it.
     Announcement,
+    /// The tracker named it; its answer was signed with the cluster's secret, as was what that address's member told it.
+    Tracker,
     /// A BitTorrent client said so by local service discovery (BEP 14), unsigned.
     LocalService,
 }
@@ -40,6 +46,7 @@ impl Origin {
         match self {
             Self::Static => "static",
             Self::Announcement => "announcement",
+            Self::Tracker => "tracker",
             Self::LocalService => "lsd",
         }
     }
@@ -200,8 +207,13 @@ impl PeerTable {
         let Some(peer) = self.sighted(address, origin, now) else {
             return;
         };
+        let most = if origin.vouched() {
+            MAX_NAMED_CONTENTS
+        } else {
+            MAX_UNSIGNED_CONTENTS
+        };
         for content in contents {
-            if peer.unsigned.len() < MAX_UNSIGNED_CONTENTS {
+            if peer.unsigned.len() < most {
                 peer.unsigned.insert(*content);
             }
         }

@@ -2,7 +2,7 @@
 //! nodes, and says in that object's status how it stands.
 //!
 //! [`core`] does the work and knows nothing of Kubernetes; [`watch`] and [`intent`] tell it what to hold, [`coordinator`]
-//! carries its orders, [`lan`] announces the node on the local network, [`report`] tells the cluster how it stands, [`http`]
+//! carries its orders, [`lan`] announces the node on the local network and [`tracker`] at the operator's tracker, [`report`] tells the cluster how it stands, [`http`]
 //! serves metrics and probes. [`work`], [`alone`],
 //! [`throttle`] and [`events`] are pure.
 
@@ -23,6 +23,7 @@ pub mod run;
 pub mod serving;
 pub mod state;
 pub mod throttle;
+pub mod tracker;
 pub mod watch;
 pub mod work;
 

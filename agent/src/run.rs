@@ -3,8 +3,10 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use modelcache_swarm::discovery::service::Peers;
 use modelcache_swarm::link::{Mode, Security};
 use modelcache_swarm::secret::{Keys, Purpose, SecretError};
+use modelcache_swarm::tracker::client::{self, ClientError};
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -18,6 +20,7 @@ use crate::intent::{self, Objects, StateFileError};
 use crate::lan::{Lan, LanError};
 use crate::metrics::Metrics;
 use crate::report::Reports;
+use crate::tracker::Tracked;
 use crate::watch::Follow;
 
 /// Why the agent does not start.
@@ -38,6 +41,9 @@ pub enum RunError {
     /// The local network cannot be used.
     #[error(transparent)]
     Lan(#[from] LanError),
+    /// The tracker cannot be asked.
+    #[error(transparent)]
+    Tracker(#[from] ClientError),
     /// There is no way to reach the API server.
     #[error(
         "no configuration for the API server: {0}; run in a pod with a service account, or set KUBECONFIG"
@@ -66,6 +72,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         peer_port,
         announce,
         lan,
+        tracker,
         metrics_listen,
     } = args;
     let stop = CancellationToken::new();
@@ -90,9 +97,10 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     let security = |purpose, mode, with| {
         Security::new(keys.clone(), purpose, mode).counted(metrics.count_handshakes(with))
     };
-    let peers = security(Purpose::PeerLink, peer_links.into(), "peer");
+    let links = security(Purpose::PeerLink, peer_links.into(), "peer");
     let coordination = security(Purpose::Coordination, Mode::Encrypted, "coordinator");
     let file = intent::state_path(&cache_dir, "intent.json");
+    let peers = Peers::default();
     let settings = Settings {
         node: node_name.clone(),
         node_ip,
@@ -105,7 +113,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
             peer_port,
         ),
         cache_dir,
-        security: peers,
+        security: links,
     };
     let opened = tokio::select! {
         () = stop.cancelled() => return Ok(()),
@@ -124,10 +132,20 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         intent,
         target,
     };
+    let here = core.peer_address();
     let mut tasks = vec![server];
+    if let Some(tracker) = tracker {
+        let settings = client::Settings {
+            tracker,
+            keys: keys.clone(),
+            address: here,
+            count: metrics.count_tracker_announces(),
+        };
+        let tracked = Tracked::start(settings, peers.clone())?;
+        tasks.push(tokio::spawn(tracked.run(core.state(), stop.clone())));
+    }
     if announce {
-        let port = core.peer_address().port();
-        let lan = Lan::start(lan, keys, &node_name, node_ip, port, &metrics)?;
+        let lan = Lan::start(lan, keys, &node_name, here, peers, &metrics)?;
         tasks.push(tokio::spawn(lan.run(core.state(), stop.clone())));
     }
     let reports = Reports {
@@ -141,7 +159,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         url: coordinator_url(&coordinator),
         token_file,
         node: node_name,
-        peer_address: core.peer_address(),
+        peer_address: here,
         security: coordination,
     });
     tasks.push(tokio::spawn(follow.run(stop.clone())));

@@ -5,11 +5,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use kube::api::ListParams;
 use kube::{Api, Client};
 use modelcache_crds::{ModelCache, ModelCacheNode, ModelSnapshot};
 use modelcache_swarm::link::{Mode, Security};
-use modelcache_swarm::secret::Purpose;
+use modelcache_swarm::secret::{Keys, Purpose};
+use modelcache_swarm::tracker::Admission;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -29,6 +31,7 @@ use crate::metrics::Metrics;
 use crate::reconcile::{self, Context};
 use crate::resolve::LiveHub;
 use crate::secrets::SecretReader;
+use crate::tracker::{self, SharedTracker};
 
 /// The definitions are looked for again after this time.
 const CRD_RETRY: Duration = Duration::from_secs(3);
@@ -91,6 +94,8 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         hub_endpoint,
         coordinator_listen,
         metrics_listen,
+        tracker_listen,
+        tracker_public,
         agent_service_account,
         cache_dir,
         agent_node_selector,
@@ -126,11 +131,14 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     );
 
     let coordinator = Coordinator::new();
-    let metrics = Arc::new(Metrics::new().with_coordinator(&coordinator));
-    let health = Arc::new(Health::new());
-    // Both ports are taken before anything else, so that a wrong one is known at once.
+    // All ports are taken before anything else, so that a wrong one is known at once.
     let probes = listen(metrics_listen, "metrics and probes", "--metrics-listen").await?;
     let coordination = listen(coordinator_listen, "coordination", "--coordinator-listen").await?;
+    let tracking = tracker(tracker_listen, tracker_public).await?;
+    let tracker = tracking.as_ref().map(|(tracker, _)| tracker.clone());
+    let metrics = Metrics::new().with_coordinator(&coordinator);
+    let metrics = Arc::new(metrics.with_tracker(tracker.as_ref()));
+    let health = Arc::new(Health::new());
 
     let mut parts: JoinSet<(&'static str, String)> = JoinSet::new();
     let served = http::serve(
@@ -155,14 +163,19 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
             overlap: key_overlap,
         },
     );
+    let keys = keeper.keep(stop.clone()).shared();
     let coordinating = coordinate(
         coordinator.clone(),
         coordination,
-        keeper,
+        keys.clone(),
         reviewer,
         stop.clone(),
     );
     parts.spawn(async { ("the coordinator", coordinating.await) });
+    if let Some((tracker, listener)) = tracking {
+        let tracking = track(tracker, listener, keys, stop.clone());
+        parts.spawn(async { ("the tracker", tracking.await) });
+    }
     let context = Context {
         hub: Arc::new(LiveHub),
         secrets: Arc::new(SecretReader::new(client.clone(), &namespace, &key_secret)),
@@ -170,6 +183,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         default_endpoint: hub_endpoint,
         agents,
         coordinator,
+        tracker,
         metrics,
         health,
     };
@@ -212,15 +226,32 @@ async fn until_one_ends(
     ended
 }
 
+/// The tracker and its port, when one is asked for.
+async fn tracker(
+    listen_on: Option<SocketAddr>,
+    public: bool,
+) -> Result<Option<(SharedTracker, TcpListener)>, RunError> {
+    let Some(addr) = listen_on else {
+        return Ok(None);
+    };
+    let admission = if public {
+        Admission::Public
+    } else {
+        Admission::Private
+    };
+    let listener = listen(addr, "the tracker", "--tracker-listen").await?;
+    Ok(Some((SharedTracker::new(admission), listener)))
+}
+
 /// Serves agents once there are keys to know them by; says why it ended.
 async fn coordinate(
     coordinator: Coordinator,
     listener: TcpListener,
-    keeper: KeySecret,
+    keys: impl Future<Output = Option<Keys>>,
     reviewer: TokenReviewer,
     stop: CancellationToken,
 ) -> String {
-    let Some(keys) = keeper.keep(stop.clone()).await else {
+    let Some(keys) = keys.await else {
         return "the operator stops".to_owned();
     };
     let handshakes = coordinator.metrics().handshakes.clone();
@@ -230,6 +261,19 @@ async fn coordinate(
     let security =
         Security::new(keys, Purpose::Coordination, Mode::Encrypted).counted(Arc::new(count));
     outcome(server::serve(coordinator, listener, security, Arc::new(reviewer), stop).await)
+}
+
+/// The same for the tracker.
+async fn track(
+    tracker: SharedTracker,
+    listener: TcpListener,
+    keys: impl Future<Output = Option<Keys>>,
+    stop: CancellationToken,
+) -> String {
+    match keys.await {
+        Some(keys) => outcome(tracker::serve(listener, tracker, keys, stop).await),
+        None => "the operator stops".to_owned(),
+    }
 }
 
 fn outcome(result: std::io::Result<()>) -> String {

@@ -106,10 +106,11 @@ impl Answer {
         if !rest.is_empty() {
             return None;
         }
-        let (v6, rest) = match answer.get("peers6") {
-            Some(peers) => peers.bytes()?.as_chunks::<18>(),
-            None => Default::default(),
+        let v6 = match answer.get("peers6") {
+            Some(peers) => peers.bytes()?,
+            None => &[],
         };
+        let (v6, rest) = v6.as_chunks::<18>();
         if !rest.is_empty() || v4.len() + v6.len() > MAX_PEERS {
             return None;
         }

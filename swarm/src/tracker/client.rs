@@ -63,7 +63,7 @@ impl std::str::FromStr for TrackerUrl {
     fn from_str(text: &str) -> Result<Self, ClientError> {
         let sound = |url: &Url| {
             let bare = url.query().is_none() && url.fragment().is_none();
-            url.scheme() == "http" && url.has_host() && url.username().is_empty() && bare
+            url.scheme() == "http" && url.has_host() && !url.authority().contains('@') && bare
         };
         let mut url = Url::parse(text)
             .ok()

@@ -14,6 +14,8 @@
 //! answer before that entry. So it is an answer to this request, which bears a time and is accepted once: an earlier answer
 //! or that of another tracker does not fit. What is refused is answered unsigned; nothing is learned from that.
 
+use std::fmt::Write as _;
+
 use aws_lc_rs::hmac;
 
 use super::refusal::Refusal;
@@ -43,7 +45,8 @@ pub struct Signed {
 /// Signs a query.
 #[must_use]
 pub fn sign(mut query: String, key: &Key, sent_at: UnixMillis) -> Signed {
-    query.push_str(&format!("{KEY}{}{TIME}{}", key.id(), sent_at.0));
+    // Writing to a string does not fail.
+    let _ = write!(query, "{KEY}{}{TIME}{}", key.id(), sent_at.0);
     let key = mac_key(key);
     let mac = mac(&key, &[REQUEST, query.as_bytes()]);
     query.push_str(HMAC);

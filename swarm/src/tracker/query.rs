@@ -118,12 +118,12 @@ impl Announce {
                 "peer_id" => once(&mut peer_id, "peer_id", bytes(value))?,
                 "port" => once(&mut port, "port", port_of(value))?,
                 // It may be a host name too (BEP 3), which nobody here asks a name server about.
-                "ip" => once(&mut ip, "ip", Some(text(value).parse().ok()))?,
+                "ip" => once(&mut ip, "ip", Some(value))?,
                 "uploaded" => once(uploaded, "uploaded", number(value))?,
                 "downloaded" => once(downloaded, "downloaded", number(value))?,
                 "left" => once(left, "left", number(value))?,
-                "event" => once(&mut event, "event", Some(event_named(value)))?,
-                "numwant" => once(&mut numwant, "numwant", how_many(value))?,
+                "event" => once(&mut event, "event", Some(value))?,
+                "numwant" => once(&mut numwant, "numwant", value.parse().ok())?,
                 "compact" => once(&mut compact, "compact", Some(value != "0"))?,
                 "no_peer_id" => once(&mut no_peer_id, "no_peer_id", Some(value != "0"))?,
                 _ => {}
@@ -136,12 +136,12 @@ impl Announce {
                 .ok_or(QueryError::Missing("info_hash"))?,
             peer_id: peer_id.map(PeerId).ok_or(QueryError::Missing("peer_id"))?,
             port: port.ok_or(QueryError::Missing("port"))?,
-            ip: ip.flatten(),
+            ip: ip.and_then(|ip| text(ip).parse().ok()),
             uploaded: uploaded.ok_or(QueryError::Missing("uploaded"))?,
             downloaded: downloaded.ok_or(QueryError::Missing("downloaded"))?,
             left: left.ok_or(QueryError::Missing("left"))?,
-            event: event.flatten(),
-            numwant: numwant.flatten(),
+            event: event.and_then(event_named),
+            numwant: numwant.and_then(how_many),
             form: match compact {
                 Some(false) => Form::Dictionaries {
                     ids: no_peer_id != Some(true),
@@ -252,10 +252,8 @@ fn port_of(value: &str) -> Option<NonZeroU16> {
 }
 
 /// Some clients say -1 where they mean the tracker's own number.
-fn how_many(value: &str) -> Option<Option<u32>> {
-    let number: i64 = value.parse().ok()?;
-    let most = i64::from(u32::MAX);
-    Some(u32::try_from(number.min(most)).ok())
+fn how_many(numwant: i64) -> Option<u32> {
+    u32::try_from(numwant.min(u32::MAX.into())).ok()
 }
 
 fn event_named(value: &str) -> Option<Event> {

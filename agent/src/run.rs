@@ -141,8 +141,8 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
             address: here,
             count: metrics.count_tracker_announces(),
         };
-        let tracked = Tracked::start(settings, peers.clone())?;
-        tasks.push(tokio::spawn(tracked.run(core.state(), stop.clone())));
+        let announcing = Tracked::start(settings, peers.clone())?;
+        tasks.push(tokio::spawn(announcing.run(core.state(), stop.clone())));
     }
     if announce {
         let lan = Lan::start(lan, keys, &node_name, here, peers, &metrics)?;

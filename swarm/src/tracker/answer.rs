@@ -138,7 +138,7 @@ pub fn failure(reason: &str) -> Vec<u8> {
 
 /// The answer to a scrape (BEP 48).
 #[must_use]
-pub fn scrape(torrents: &BTreeMap<ContentId, Counts>) -> Vec<u8> {
+pub(super) fn scrape(torrents: &BTreeMap<ContentId, Counts>) -> Vec<u8> {
     let files = torrents.iter().map(|(torrent, counts)| {
         let counts = Bencode::dictionary([
             ("complete", number(counts.complete)),

@@ -155,10 +155,7 @@ impl Tracker {
         if !served {
             return Err(Refusal::Unregistered);
         }
-        let host = match signed {
-            Some(_) => announce.ip.unwrap_or(source),
-            None => source,
-        };
+        let host = announce.ip.filter(|_| signed.is_some()).unwrap_or(source);
         let member = Member {
             address: SocketAddr::new(host, announce.port.get()),
             id: announce.peer_id,

@@ -63,7 +63,9 @@ fn client(url: &str, host: u8, peers: &Peers) -> (Client, mpsc::UnboundedReceive
         tracker: url.parse().unwrap(),
         keys: Keys::set_by_hand(ring()).1,
         address: SocketAddr::new([10, 0, 0, host].into(), 9492),
-        count: Arc::new(move |result| drop(sender.send(result))),
+        count: Arc::new(move |result| {
+            let _ = sender.send(result);
+        }),
     };
     (Client::start(settings, peers.clone()).unwrap(), results)
 }

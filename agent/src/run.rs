@@ -1,12 +1,12 @@
 //! Wires the parts together: the core, the API server, the coordinator, metrics and probes.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use modelcache_swarm::discovery::service::Peers;
 use modelcache_swarm::link::{Mode, Security};
 use modelcache_swarm::secret::{Keys, Purpose, SecretError};
-use modelcache_swarm::tracker::client::{self, ClientError};
+use modelcache_swarm::tracker::client::ClientError;
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -104,14 +104,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     let settings = Settings {
         node: node_name.clone(),
         node_ip,
-        // All addresses of the family in which the node is known.
-        peer_listen: SocketAddr::new(
-            match node_ip {
-                std::net::IpAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
-                std::net::IpAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
-            },
-            peer_port,
-        ),
+        peer_listen: SocketAddr::new(everywhere(node_ip), peer_port),
         cache_dir,
         security: links,
     };
@@ -135,13 +128,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     let here = core.peer_address();
     let mut tasks = vec![server];
     if let Some(tracker) = tracker {
-        let settings = client::Settings {
-            tracker,
-            keys: keys.clone(),
-            address: here,
-            count: metrics.count_tracker_announces(),
-        };
-        let announcing = Tracked::start(settings, peers.clone())?;
+        let announcing = Tracked::start(tracker, keys.clone(), here, peers.clone(), &metrics)?;
         tasks.push(tokio::spawn(announcing.run(core.state(), stop.clone())));
     }
     if announce {
@@ -175,6 +162,14 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// All addresses of the family in which the node is known.
+fn everywhere(node_ip: IpAddr) -> IpAddr {
+    match node_ip {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
 }
 
 fn stop_on_signal(stop: &CancellationToken) -> Result<(), RunError> {

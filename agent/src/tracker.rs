@@ -2,14 +2,17 @@
 //! says of others goes into the table of peers.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use modelcache_crds::model_cache_node::Phase;
 use modelcache_swarm::discovery::announcement::ContentId;
 use modelcache_swarm::discovery::service::Peers;
-use modelcache_swarm::tracker::client::{Client, ClientError, Settings};
+use modelcache_swarm::secret::Keys;
+use modelcache_swarm::tracker::client::{Client, ClientError, Settings, TrackerUrl};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::metrics::Metrics;
 use crate::state::NodeState;
 
 /// The running client of the tracker.
@@ -19,8 +22,20 @@ pub struct Tracked {
 }
 
 impl Tracked {
-    /// Starts it; nothing is announced yet. What the tracker says goes into `peers`.
-    pub fn start(settings: Settings, peers: Peers) -> Result<Self, ClientError> {
+    /// Starts it for a node that listens for peers at `here`. What the tracker says goes into `peers`.
+    pub fn start(
+        tracker: TrackerUrl,
+        keys: Keys,
+        here: SocketAddr,
+        peers: Peers,
+        metrics: &Metrics,
+    ) -> Result<Self, ClientError> {
+        let settings = Settings {
+            tracker,
+            keys,
+            address: here,
+            count: metrics.count_tracker_announces(),
+        };
         let client = Client::start(settings, peers)?;
         Ok(Self { client })
     }

@@ -140,7 +140,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     let metrics = Arc::new(metrics.with_tracker(tracker.as_ref()));
     let health = Arc::new(Health::new());
 
-    let mut parts: JoinSet<(&'static str, String)> = JoinSet::new();
+    let mut parts: JoinSet<Ended> = JoinSet::new();
     let served = http::serve(
         probes,
         Arc::clone(&metrics),
@@ -164,17 +164,15 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         },
     );
     let keys = keeper.keep(stop.clone()).shared();
-    let coordinating = coordinate(
+    parts.spawn(coordinate(
         coordinator.clone(),
         coordination,
         keys.clone(),
         reviewer,
         stop.clone(),
-    );
-    parts.spawn(async { ("the coordinator", coordinating.await) });
+    ));
     if let Some((tracker, listener)) = tracking {
-        let tracking = track(tracker, listener, keys, stop.clone());
-        parts.spawn(async { ("the tracker", tracking.await) });
+        parts.spawn(track(tracker, listener, keys, stop.clone()));
     }
     let context = Context {
         hub: Arc::new(LiveHub),
@@ -187,13 +185,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         metrics,
         health,
     };
-    let stopped = stop.clone();
-    parts.spawn(async move {
-        if await_definitions(&context.client, &stopped).await {
-            reconcile::run(context, stopped).await;
-        }
-        ("the reconciler", "no reason given".to_owned())
-    });
+    parts.spawn(reconcile(context, stop.clone()));
 
     if let Some(error) = until_one_ends(parts, &stop).await {
         return Err(error);
@@ -202,12 +194,12 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     Ok(())
 }
 
+/// Which part ended, and why.
+type Ended = (&'static str, String);
+
 /// The first part that ends takes the others with it: half an operator would only look as if it worked. Why it ended,
 /// unless that was asked for.
-async fn until_one_ends(
-    mut parts: JoinSet<(&'static str, String)>,
-    stop: &CancellationToken,
-) -> Option<RunError> {
+async fn until_one_ends(mut parts: JoinSet<Ended>, stop: &CancellationToken) -> Option<RunError> {
     let first = parts.join_next().await;
     let ended = match first {
         _ if stop.is_cancelled() => None,
@@ -243,16 +235,25 @@ async fn tracker(
     Ok(Some((SharedTracker::new(admission), listener)))
 }
 
-/// Serves agents once there are keys to know them by; says why it ended.
+/// Reconciles once there is something to reconcile.
+async fn reconcile(context: Context, stop: CancellationToken) -> Ended {
+    if await_definitions(&context.client, &stop).await {
+        reconcile::run(context, stop).await;
+    }
+    ("the reconciler", "no reason given".to_owned())
+}
+
+/// Serves agents once there are keys to know them by.
 async fn coordinate(
     coordinator: Coordinator,
     listener: TcpListener,
     keys: impl Future<Output = Option<Keys>>,
     reviewer: TokenReviewer,
     stop: CancellationToken,
-) -> String {
+) -> Ended {
+    let part = "the coordinator";
     let Some(keys) = keys.await else {
-        return "the operator stops".to_owned();
+        return (part, "the operator stops".to_owned());
     };
     let handshakes = coordinator.metrics().handshakes.clone();
     let count = move |_, result| {
@@ -260,7 +261,8 @@ async fn coordinate(
     };
     let security =
         Security::new(keys, Purpose::Coordination, Mode::Encrypted).counted(Arc::new(count));
-    outcome(server::serve(coordinator, listener, security, Arc::new(reviewer), stop).await)
+    let served = server::serve(coordinator, listener, security, Arc::new(reviewer), stop).await;
+    (part, outcome(served))
 }
 
 /// The same for the tracker.
@@ -269,11 +271,12 @@ async fn track(
     listener: TcpListener,
     keys: impl Future<Output = Option<Keys>>,
     stop: CancellationToken,
-) -> String {
-    match keys.await {
+) -> Ended {
+    let ended = match keys.await {
         Some(keys) => outcome(tracker::serve(listener, tracker, keys, stop).await),
         None => "the operator stops".to_owned(),
-    }
+    };
+    ("the tracker", ended)
 }
 
 fn outcome(result: std::io::Result<()>) -> String {

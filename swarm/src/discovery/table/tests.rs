@@ -197,7 +197,7 @@ fn what_the_tracker_names_is_vouched_for_and_may_be_as_much_as_a_node_announces(
     for number in 10_000..13_000 {
         table.heard(address(number), Origin::LocalService, &[], start);
     }
-    assert_eq!(known(&table, start).first(), Some(&address(2)));
+    assert!(known(&table, start).contains(&address(2)));
     assert_eq!(Origin::Tracker.name(), "tracker");
 }
 

@@ -28,7 +28,7 @@ const SECRET: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c
 const PYTHON: &str = "/usr/bin/python3";
 const PIECE: usize = 16_384;
 /// How long programs may take for a few hundred kilobytes on loopback, on a machine that does other things too.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 fn keys() -> Keys {
     let ring = Keyring::new(Key::parse(SECRET).unwrap(), None);
@@ -179,10 +179,11 @@ fn torrent(directory: &Path, tracker: SocketAddr) -> (Vec<u8>, String) {
         [head.as_bytes(), &info, b"e"].concat(),
     )
     .unwrap();
-    let hash: String = sha1(&info)
-        .iter()
-        .map(|byte| format!("%{byte:02x}"))
-        .collect();
+    let mut hash = String::new();
+    for byte in sha1(&info) {
+        hash.push('%');
+        hash.push_str(&hex::encode([byte]));
+    }
     (data, hash)
 }
 

@@ -114,8 +114,8 @@ impl Answer {
         if !rest.is_empty() || v4.len() + v6.len() > MAX_PEERS {
             return None;
         }
-        let v4 = v4.iter().filter_map(|peer| address::<4, 6>(peer));
-        let v6 = v6.iter().filter_map(|peer| address::<16, 18>(peer));
+        let v4 = v4.iter().filter_map(address::<4, 6>);
+        let v6 = v6.iter().filter_map(address::<16, 18>);
         Some(Self {
             interval: seconds("interval")?,
             min_interval: seconds("min interval")?,

@@ -65,7 +65,7 @@ pub struct Counts {
 #[derive(Debug)]
 pub struct Swarms {
     limits: Limits,
-    swarms: BTreeMap<ContentId, Swarm>,
+    torrents: BTreeMap<ContentId, Swarm>,
     hosts: HashMap<IpAddr, usize>,
     /// Sum of all swarms, and of `hosts`.
     peers: usize,
@@ -77,7 +77,7 @@ impl Swarms {
     pub fn new(limits: Limits) -> Self {
         Self {
             limits,
-            swarms: BTreeMap::new(),
+            torrents: BTreeMap::new(),
             hosts: HashMap::new(),
             peers: 0,
         }
@@ -90,7 +90,7 @@ impl Swarms {
             whole: member.whole,
             until: now + self.limits.expiry,
         };
-        let swarm = self.swarms.get_mut(&torrent);
+        let swarm = self.torrents.get_mut(&torrent);
         if let Some(known) = swarm.and_then(|swarm| swarm.peers.get_mut(&member.address)) {
             *known = seen;
             return true;
@@ -101,7 +101,7 @@ impl Swarms {
                 return false;
             }
         }
-        let swarm = self.swarms.entry(torrent).or_default();
+        let swarm = self.torrents.entry(torrent).or_default();
         swarm.peers.insert(member.address, seen);
         *self.hosts.entry(member.address.ip()).or_default() += 1;
         self.peers += 1;
@@ -110,19 +110,19 @@ impl Swarms {
 
     /// One that is there has become whole.
     pub fn completed(&mut self, torrent: ContentId) {
-        if let Some(swarm) = self.swarms.get_mut(&torrent) {
+        if let Some(swarm) = self.torrents.get_mut(&torrent) {
             swarm.completed = swarm.completed.saturating_add(1);
         }
     }
 
     /// A client is gone.
     pub fn leave(&mut self, torrent: ContentId, address: SocketAddr) {
-        let Some(swarm) = self.swarms.get_mut(&torrent) else {
+        let Some(swarm) = self.torrents.get_mut(&torrent) else {
             return;
         };
         if swarm.peers.remove(&address).is_some() {
             if swarm.peers.is_empty() {
-                self.swarms.remove(&torrent);
+                self.torrents.remove(&torrent);
             }
             self.forget(address.ip());
         }
@@ -130,10 +130,10 @@ impl Swarms {
 
     /// Forgets the swarms of which this is false.
     pub fn retain(&mut self, mut wanted: impl FnMut(&ContentId) -> bool) {
-        let swarms = std::mem::take(&mut self.swarms);
+        let swarms = std::mem::take(&mut self.torrents);
         for (torrent, swarm) in swarms {
             if wanted(&torrent) {
-                self.swarms.insert(torrent, swarm);
+                self.torrents.insert(torrent, swarm);
             } else {
                 for address in swarm.peers.into_keys() {
                     self.forget(address.ip());
@@ -145,7 +145,7 @@ impl Swarms {
     /// Forgets who has not been heard of for too long.
     pub fn expire(&mut self, now: Instant) {
         let mut gone = Vec::new();
-        self.swarms.retain(|_, swarm| {
+        self.torrents.retain(|_, swarm| {
             swarm.peers.retain(|address, seen| {
                 let there = seen.until > now;
                 if !there {
@@ -169,7 +169,7 @@ impl Swarms {
         chance: &mut impl Rng,
         now: Instant,
     ) -> Vec<Listed> {
-        let swarm = self.swarms.get(&torrent);
+        let swarm = self.torrents.get(&torrent);
         let peers = swarm.into_iter().flat_map(|swarm| &swarm.peers);
         peers
             .filter(|(address, seen)| {
@@ -186,7 +186,7 @@ impl Swarms {
     /// The numbers of a swarm; `None` when nobody is in it.
     #[must_use]
     pub fn counts(&self, torrent: ContentId, now: Instant) -> Option<Counts> {
-        let swarm = self.swarms.get(&torrent)?;
+        let swarm = self.torrents.get(&torrent)?;
         let mut counts = Counts {
             completed: swarm.completed,
             ..Counts::default()
@@ -204,13 +204,13 @@ impl Swarms {
     /// How many swarms are known, and how many peers in all of them.
     #[must_use]
     pub fn numbers(&self) -> (usize, usize) {
-        (self.swarms.len(), self.peers)
+        (self.torrents.len(), self.peers)
     }
 
     fn has_room(&self, torrent: &ContentId, host: IpAddr) -> bool {
-        let in_swarm = match self.swarms.get(torrent) {
+        let in_swarm = match self.torrents.get(torrent) {
             Some(swarm) => swarm.peers.len() < self.limits.peers,
-            None => self.swarms.len() < self.limits.torrents,
+            None => self.torrents.len() < self.limits.torrents,
         };
         let at_host = self.hosts.get(&host).copied().unwrap_or_default();
         in_swarm && at_host < self.limits.per_host && self.peers < self.limits.all
@@ -363,11 +363,11 @@ mod tests {
                         let _ = swarms.join(torrent(number), member, now);
                     }
                 }
-                let peers: usize = swarms.swarms.values().map(|swarm| swarm.peers.len()).sum();
-                prop_assert_eq!(swarms.numbers(), (swarms.swarms.len(), peers));
+                let peers: usize = swarms.torrents.values().map(|swarm| swarm.peers.len()).sum();
+                prop_assert_eq!(swarms.numbers(), (swarms.torrents.len(), peers));
                 prop_assert_eq!(swarms.hosts.values().sum::<usize>(), peers);
-                prop_assert!(peers <= LIMITS.all && swarms.swarms.len() <= LIMITS.torrents);
-                prop_assert!(swarms.swarms.values().all(|swarm| (1..=LIMITS.peers).contains(&swarm.peers.len())));
+                prop_assert!(peers <= LIMITS.all && swarms.torrents.len() <= LIMITS.torrents);
+                prop_assert!(swarms.torrents.values().all(|swarm| (1..=LIMITS.peers).contains(&swarm.peers.len())));
                 prop_assert!(swarms.hosts.values().all(|count| (1..=LIMITS.per_host).contains(count)));
             }
         }

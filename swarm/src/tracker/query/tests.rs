@@ -86,8 +86,8 @@ fn what_is_missing_twice_or_impossible_is_named() {
     }
     for (sound, bad, name) in [
         ("info_hash=a", "info_hash=", "info_hash"),
-        ("hijkl", "hijklm", "peer_id"),
-        ("hijkl", "hij%6b%zz", "peer_id"),
+        ("-abcdefghijkl", "-abcdefghijklm", "peer_id"),
+        ("-abcdefghijkl", "-abcdefghij%6b%zz", "peer_id"),
         ("port=1", "port=0", "port"),
         ("port=1", "port=65536", "port"),
         ("left=5", "left=-5", "left"),

@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use modelcache_swarm::discovery::named::NamedPeer;
 use modelcache_swarm::discovery::service::GROUP;
 use modelcache_swarm::link::Mode;
+use modelcache_swarm::tracker::client::TrackerUrl;
 
 /// Fills this node's model cache and shares it with the other nodes of the cluster.
 ///
@@ -153,6 +154,10 @@ pub struct RunArgs {
     /// How the local network is used.
     #[command(flatten)]
     pub lan: LanArgs,
+    /// The operator's tracker, as http://host:port (the path /announce is added when there is none): tells it what this node
+    /// has and wants, and learns from it who else does.
+    #[arg(long, env = "MODELCACHE_TRACKER", value_name = "URL")]
+    pub tracker: Option<TrackerUrl>,
     /// Where metrics (/metrics) and probes (/healthz, /readyz) are served.
     #[arg(
         long,

@@ -2,9 +2,9 @@
 //! nodes, and says in that object's status how it stands.
 //!
 //! [`core`] does the work and knows nothing of Kubernetes; [`watch`] and [`intent`] tell it what to hold, [`coordinator`]
-//! carries its orders, [`sources`] learn of other nodes beside it, [`lan`] by announcements on the local network, [`report`] tells
-//! the cluster how it stands, [`http`] serves metrics and probes. [`work`], [`alone`], [`throttle`] and [`events`] are pure.
-//! [`peers`] and [`doctor`] show and test what is around a node.
+//! carries its orders, [`sources`] learn of other nodes beside it, [`lan`] by announcements on the local network and [`tracker`]
+//! from the operator's tracker, [`report`] tells the cluster how it stands, [`http`] serves metrics and probes. [`work`],
+//! [`alone`], [`throttle`] and [`events`] are pure. [`peers`] and [`doctor`] show and test what is around a node.
 
 pub mod alone;
 pub mod args;
@@ -25,6 +25,7 @@ pub mod serving;
 pub mod sources;
 pub mod state;
 pub mod throttle;
+pub mod tracker;
 pub mod watch;
 pub mod work;
 

@@ -63,6 +63,13 @@ pub enum Outcome {
     failed,
 }
 
+/// Labels of announces to the tracker.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Announce {
+    /// What came of it: `ok`, or why it brought nothing.
+    result: &'static str,
+}
+
 /// Labels of handshakes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Handshake {
@@ -98,6 +105,7 @@ pub struct Metrics {
     /// Writes of the own status that failed.
     pub status_write_errors: Counter,
     handshakes: Family<Handshake, Counter>,
+    tracker_announces: Family<Announce, Counter>,
     connected: Gauge,
     disk_size: Gauge,
     disk_free: Gauge,
@@ -129,6 +137,7 @@ impl Metrics {
             status_writes: Counter::default(),
             status_write_errors: Counter::default(),
             handshakes: Family::default(),
+            tracker_announces: Family::default(),
             connected: Gauge::default(),
             disk_size: Gauge::default(),
             disk_free: Gauge::default(),
@@ -191,6 +200,11 @@ impl Metrics {
             self.handshakes.clone(),
         );
         registry.register(
+            "tracker_announces",
+            "Announces to the tracker, by what came of them: ok, or why they brought nothing",
+            self.tracker_announces.clone(),
+        );
+        registry.register(
             "coordinator_connected",
             "Whether the agent has a connection to the coordinator (1) or not (0)",
             self.connected.clone(),
@@ -234,6 +248,15 @@ impl Metrics {
             };
             let labels = Handshake { with, side, result };
             handshakes.get_or_create(&labels).inc();
+        })
+    }
+
+    /// Counts announces to the tracker.
+    #[must_use]
+    pub fn count_tracker_announces(&self) -> Arc<dyn Fn(&'static str) + Send + Sync> {
+        let announces = self.tracker_announces.clone();
+        Arc::new(move |result| {
+            announces.get_or_create(&Announce { result }).inc();
         })
     }
 

@@ -9,6 +9,7 @@ use modelcache_swarm::secret::{Keys, Purpose, SecretError};
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::{RunArgs, coordinator_url};
@@ -16,10 +17,9 @@ use crate::coordinator::{Link, LinkConfig};
 use crate::core::{Core, CoreError, Settings};
 use crate::http::{self, Health, HttpError};
 use crate::intent::{self, Objects, StateFileError};
-use crate::lan::LanError;
 use crate::metrics::Metrics;
 use crate::report::Reports;
-use crate::sources::Sources;
+use crate::sources::{Sources, SourcesError};
 use crate::watch::Follow;
 
 /// Why the agent does not start.
@@ -37,9 +37,9 @@ pub enum RunError {
     /// The cluster's secret cannot be used.
     #[error(transparent)]
     Secret(#[from] SecretError),
-    /// The local network cannot be used.
+    /// Other nodes cannot be looked for.
     #[error(transparent)]
-    Lan(#[from] LanError),
+    Sources(#[from] SourcesError),
     /// There is no way to reach the API server.
     #[error(
         "no configuration for the API server: {0}; run in a pod with a service account, or set KUBECONFIG"
@@ -69,6 +69,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         peer,
         announce,
         lan,
+        tracker,
         metrics_listen,
     } = args;
     let stop = CancellationToken::new();
@@ -100,7 +101,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     let settings = Settings {
         node: node_name.clone(),
         node_ip,
-        peer_listen: SocketAddr::new(all_like(node_ip), peer_port),
+        peer_listen: SocketAddr::new(everywhere(node_ip), peer_port),
         cache_dir,
         security: links,
         peers: peers.clone(),
@@ -127,6 +128,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         peers,
         named: peer,
         lan: announce.then_some(lan),
+        tracker,
         keys,
     };
     let mut tasks = sources.start(&node_name, here, core.state(), &metrics, &stop)?;
@@ -151,17 +153,22 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
 
     // Also when the core ended by itself: the kubelet starts the agent anew.
     stop.cancel();
+    end(tasks).await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Waits for tasks that were told to stop.
+async fn end(tasks: Vec<JoinHandle<()>>) {
     for task in tasks {
         if let Err(error) = task.await {
             tracing::error!(%error, "a task ended badly");
         }
     }
-    tracing::info!("stopped");
-    Ok(())
 }
 
 /// All addresses of the family in which the node is known.
-fn all_like(node_ip: IpAddr) -> IpAddr {
+fn everywhere(node_ip: IpAddr) -> IpAddr {
     match node_ip {
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),

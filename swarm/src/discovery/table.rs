@@ -9,7 +9,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use super::announcement::{Announcement, Body, ContentId, NodeName, Page};
+use super::announcement::{
+    Announcement, Body, CONTENTS_PER_PAGE, ContentId, MAX_PAGES, NodeName, Page,
+};
 use super::clock::UnixMillis;
 
 pub use candidates::Candidate;
@@ -25,6 +27,8 @@ pub const MAX_PEERS: usize = 4096;
 pub const MAX_UNSIGNED: usize = 1024;
 /// Most contents of an address that nobody has vouched for.
 const MAX_UNSIGNED_CONTENTS: usize = 64;
+/// Most contents of an address that somebody has vouched for; as many as a node can announce.
+const MAX_NAMED_CONTENTS: usize = MAX_PAGES * CONTENTS_PER_PAGE;
 
 /// How an address became known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,6 +37,8 @@ pub enum Origin {
     Static,
     /// A member of the cluster announced it.
     Announcement,
+    /// The tracker named it; its answer was signed with the cluster's secret, as was what that address's member told it.
+    Tracker,
     /// A BitTorrent client said so by local service discovery (BEP 14), unsigned.
     LocalService,
 }
@@ -44,6 +50,7 @@ impl Origin {
         match self {
             Self::Static => "static",
             Self::Announcement => "announcement",
+            Self::Tracker => "tracker",
             Self::LocalService => "lsd",
         }
     }
@@ -78,8 +85,8 @@ pub struct Peer {
     pub verified: Option<Instant>,
     /// When a connection to it last failed, if none succeeded since.
     failed: Option<Instant>,
-    /// What the source without a signature says it holds.
-    unsigned: BTreeSet<ContentId>,
+    /// What it holds or wants, by sources that name no node.
+    contents: BTreeSet<ContentId>,
 }
 
 impl Peer {
@@ -91,14 +98,14 @@ impl Peer {
             last_seen: now,
             verified: None,
             failed: None,
-            unsigned: BTreeSet::new(),
+            contents: BTreeSet::new(),
         }
     }
 
-    /// How many torrents it has, where an unsigned source says so.
+    /// How many torrents it has, where a source that names no node says so.
     #[must_use]
     pub fn torrents(&self) -> usize {
-        self.unsigned.len()
+        self.contents.len()
     }
 
     /// Its worth; `None` when it is gone.
@@ -230,9 +237,14 @@ impl PeerTable {
         let Some(peer) = self.sighted(address, origin, now) else {
             return;
         };
+        let most = if origin.vouched() {
+            MAX_NAMED_CONTENTS
+        } else {
+            MAX_UNSIGNED_CONTENTS
+        };
         for content in contents {
-            if peer.unsigned.len() < MAX_UNSIGNED_CONTENTS {
-                peer.unsigned.insert(*content);
+            if peer.contents.len() < most {
+                peer.contents.insert(*content);
             }
         }
     }

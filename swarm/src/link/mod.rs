@@ -144,7 +144,7 @@ impl Security {
             mode,
             grace: match purpose {
                 Purpose::PeerLink => GRACE,
-                Purpose::Coordination | Purpose::Announcement => Duration::ZERO,
+                Purpose::Coordination | Purpose::Announcement | Purpose::Tracker => Duration::ZERO,
             },
             on_handshake: Arc::new(|_, _| {}),
         }

@@ -54,11 +54,11 @@ impl PeerTable {
         chosen.into_iter().map(candidate).collect()
     }
 
-    /// Whether it says that it holds this, or nobody says what it holds.
+    /// Whether it says that it holds this, or may, or nobody says what it holds.
     fn may_hold(&self, peer: &Peer, content: &ContentId) -> bool {
         let node = peer.node.as_ref().and_then(|name| self.nodes.get(name));
         node.is_some_and(|node| node.holds(content))
-            || peer.unsigned.contains(content)
+            || peer.contents.contains(content)
             || peer.origins.contains_key(&Origin::Static)
     }
 

@@ -238,6 +238,29 @@ fn a_flood_of_unsigned_addresses_displaces_only_its_own() {
     assert_eq!((vouched(&table), table.len()), (MAX_PEERS, MAX_PEERS));
 }
 
+#[test]
+fn what_the_tracker_names_is_vouched_for_and_may_be_as_much_as_a_node_announces() {
+    let start = Instant::now();
+    let mut table = PeerTable::default();
+    for number in 0..400_u16 {
+        let [high, low] = number.to_be_bytes();
+        let content = ContentId([[high; 10], [low; 10]].concat().try_into().unwrap());
+        table.heard(address(1), Origin::LocalService, &[content], start);
+        table.heard(address(2), Origin::Tracker, &[content], start);
+    }
+    let torrents: Vec<usize> = table
+        .peers(start)
+        .iter()
+        .map(|(_, peer)| peer.torrents())
+        .collect();
+    assert_eq!(torrents, [64, 360]);
+    for number in 10_000..13_000 {
+        table.heard(address(number), Origin::LocalService, &[], start);
+    }
+    assert!(known(&table, start).contains(&address(2)));
+    assert_eq!(Origin::Tracker.name(), "tracker");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
     #[test]

@@ -3,8 +3,8 @@
 //!
 //! [`core`] does the work and knows nothing of Kubernetes; [`watch`] and [`intent`] tell it what to hold, [`coordinator`]
 //! carries its orders, [`lan`] announces the node on the local network, [`report`] tells the cluster how it stands, [`http`]
-//! serves metrics and probes. [`work`], [`alone`],
-//! [`throttle`] and [`events`] are pure.
+//! serves metrics and probes, [`plain`] gives files to other BitTorrent clients. [`work`], [`alone`], [`throttle`] and
+//! [`events`] are pure.
 
 pub mod alone;
 pub mod args;
@@ -17,6 +17,7 @@ pub mod lan;
 pub mod log;
 pub mod metrics;
 pub mod peers;
+pub mod plain;
 pub mod prepare;
 pub mod report;
 pub mod run;

@@ -1,13 +1,15 @@
 //! Wires the parts together: the core, the API server, the coordinator, metrics and probes.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
+use modelcache_swarm::engine::UploaderError;
 use modelcache_swarm::link::{Mode, Security};
 use modelcache_swarm::secret::{Keys, Purpose, SecretError};
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::{RunArgs, coordinator_url};
@@ -17,6 +19,7 @@ use crate::http::{self, Health, HttpError};
 use crate::intent::{self, Objects, StateFileError};
 use crate::lan::{Lan, LanError};
 use crate::metrics::Metrics;
+use crate::plain::{self, Shelf};
 use crate::report::Reports;
 use crate::watch::Follow;
 
@@ -29,6 +32,9 @@ pub enum RunError {
     /// The cache, the engine or the uploader does not start.
     #[error(transparent)]
     Core(#[from] CoreError),
+    /// Other BitTorrent clients cannot be served.
+    #[error(transparent)]
+    Plain(#[from] UploaderError),
     /// The agent's own state cannot be read.
     #[error(transparent)]
     State(#[from] StateFileError),
@@ -64,6 +70,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         key,
         peer_links,
         peer_port,
+        plain_port,
         announce,
         lan,
         metrics_listen,
@@ -78,13 +85,14 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     );
     let metrics = Arc::new(Metrics::new());
     let health = Arc::new(Health::new());
-    let server = http::serve(
-        metrics_listen,
-        metrics.clone(),
-        health.clone(),
-        stop.clone(),
-    )
-    .await?;
+    let shelf =
+        (plain_port != 0).then(|| Arc::new(Shelf::new(node_ip, plain_port, metrics.clone())));
+    let sources = http::Sources {
+        metrics: metrics.clone(),
+        health: health.clone(),
+        shelf: shelf.clone(),
+    };
+    let server = http::serve(metrics_listen, sources, stop.clone()).await?;
 
     let keys = Keys::follow(key.key)?;
     let security = |purpose, mode, with| {
@@ -96,14 +104,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     let settings = Settings {
         node: node_name.clone(),
         node_ip,
-        // All addresses of the family in which the node is known.
-        peer_listen: SocketAddr::new(
-            match node_ip {
-                std::net::IpAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
-                std::net::IpAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
-            },
-            peer_port,
-        ),
+        peer_listen: everywhere(node_ip, peer_port),
         cache_dir,
         security: peers,
     };
@@ -125,6 +126,11 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         target,
     };
     let mut tasks = vec![server];
+    if let Some(shelf) = shelf {
+        let addr = everywhere(node_ip, plain_port);
+        let lan = announce.then_some(&lan);
+        tasks.push(plain::start(addr, shelf, lan, core.public(), stop.clone()).await?);
+    }
     if announce {
         let port = core.peer_address().port();
         let lan = Lan::start(lan, keys, &node_name, node_ip, port, &metrics)?;
@@ -150,13 +156,27 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
 
     // Also when the core ended by itself: the kubelet starts the agent anew.
     stop.cancel();
+    end(tasks).await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Waits for tasks that were told to stop.
+async fn end(tasks: Vec<JoinHandle<()>>) {
     for task in tasks {
         if let Err(error) = task.await {
             tracing::error!(%error, "a task ended badly");
         }
     }
-    tracing::info!("stopped");
-    Ok(())
+}
+
+/// All addresses of the family in which the node is known.
+fn everywhere(node_ip: IpAddr, port: u16) -> SocketAddr {
+    let address = match node_ip {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    SocketAddr::new(address, port)
 }
 
 fn stop_on_signal(stop: &CancellationToken) -> Result<(), RunError> {

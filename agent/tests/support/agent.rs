@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use modelcache_agent::core::{Core, Settings};
+use modelcache_agent::core::{Core, Public, Settings};
 use modelcache_agent::http::Health;
 use modelcache_agent::intent::Intent;
 use modelcache_agent::metrics::Metrics;
@@ -29,6 +29,7 @@ pub struct Agent {
     runtime: Option<Runtime>,
     pub intent: watch::Sender<Intent>,
     pub state: watch::Receiver<NodeState>,
+    pub public: watch::Receiver<Public>,
     pub metrics: Arc<Metrics>,
     stop: CancellationToken,
     done: Option<tokio::task::JoinHandle<()>>,
@@ -57,6 +58,7 @@ impl Agent {
         let open = Core::open(settings, metrics.clone(), Arc::new(Health::new()));
         let core = runtime.spawn(open).await.unwrap().unwrap();
         let state = core.state();
+        let public = core.public();
         let (outbox, orders) = coordinator.connect(name, core.peer_address()).await;
         let (intent, intents) = watch::channel(intent);
         let stop = CancellationToken::new();
@@ -65,6 +67,7 @@ impl Agent {
             runtime: Some(runtime),
             intent,
             state,
+            public,
             metrics,
             stop,
             done: Some(done),

@@ -1,6 +1,6 @@
 //! One connection of the giving side: what a peer asks for is read from the segments and sent.
 //!
-//! It speaks the part of BEP 3 that a holder of everything needs.
+//! It speaks the part of BEP 3 that a holder of everything needs, and with peers that are no members that of BEP 9.
 
 use std::collections::VecDeque;
 use std::io;
@@ -11,9 +11,10 @@ use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::TryAcquireError;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::ask::{self, AskError};
+use super::metadata::{Metadata, TooMany};
 use super::source::{OnSent, SegmentSource, Served};
 use super::wire::{self, HANDSHAKE_BYTES, Message, PIECE_HEADER_BYTES, Request, WireError};
 use crate::link::{Link, LinkError};
@@ -27,6 +28,7 @@ const FEW: usize = 8;
 /// ... for so long: a quarter of the time that a receiver's window lasts at 2 Gbit/s.
 const GATHER: Duration = Duration::from_millis(4);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A peer that has not asked for anything for so long is not served any longer, whatever else it says.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(150);
 
 /// Why a connection ended, for the log.
@@ -50,6 +52,12 @@ pub(super) enum Closed {
     Greedy,
     #[error("cannot read the segment: {0}")]
     Read(io::Error),
+}
+
+impl From<TooMany> for Closed {
+    fn from(_: TooMany) -> Self {
+        Self::Greedy
+    }
 }
 
 /// The way to one peer.
@@ -96,12 +104,28 @@ pub(super) async fn serve(
 
     let pieces = piece_count(served.len, served.piece_bytes);
     let mut out = wire::handshake(&info_hash, &wire::peer_id());
-    out.extend(wire::greeting(u32::try_from(pieces).unwrap_or(u32::MAX)));
+    let info = served.metadata.clone();
+    let metadata = info
+        .filter(|_| wire::knows_extensions(&hello))
+        .map(Metadata::new);
+    let greeting = wire::greeting(u32::try_from(pieces).unwrap_or(u32::MAX));
+    if let Some(metadata) = &metadata {
+        wire::know_extensions(&mut out);
+        out.extend(metadata.hello(MAX_QUEUED / 8));
+    }
+    out.extend(greeting);
     send(&mut stream, &out).await?;
 
-    let mut requests = Requests::default();
+    let mut requests = Requests {
+        metadata,
+        ..Requests::default()
+    };
     while requests.gather(&mut stream, &served).await? {
+        requests.tell(&mut stream, &mut out).await?;
         let blocks = requests.take(batch());
+        if blocks.is_empty() {
+            continue;
+        }
         let payload = read(&served, blocks, &mut out).await?;
         send(&mut stream, &out).await?;
         on_sent(info_hash, payload);
@@ -125,6 +149,8 @@ struct Requests {
     queue: VecDeque<(u64, Request)>,
     /// Bytes asked for since the beginning.
     asked: u64,
+    /// What the peer may be told besides, if it knows how to ask.
+    metadata: Option<Metadata>,
 }
 
 impl Requests {
@@ -139,10 +165,15 @@ impl Requests {
         stream: &mut impl Connection,
         served: &Served,
     ) -> Result<bool, Closed> {
+        let idle = Instant::now() + IDLE_TIMEOUT;
         loop {
+            if self.metadata.as_ref().is_some_and(Metadata::is_asked) {
+                return Ok(true);
+            }
             let Some(patience) = patience(self.queue.len(), self.asked < served.len) else {
                 return Ok(true);
             };
+            let patience = patience.min(idle.saturating_duration_since(Instant::now()));
             self.input.reserve(4 << 10);
             match timeout(patience, stream.read_buf(&mut self.input)).await {
                 Ok(read) => {
@@ -166,16 +197,41 @@ impl Requests {
         let mut taken = 0;
         while let Some((message, len)) = wire::parse(&self.input[taken..])? {
             taken += len;
-            if let Message::Request(request) = message {
-                let offset = wire::locate(request, served.len, served.piece_bytes)?;
-                if self.queue.len() == MAX_QUEUED {
-                    return Err(Closed::Greedy);
+            match message {
+                Message::Request(request) => {
+                    let offset = wire::locate(request, served.len, served.piece_bytes)?;
+                    if self.queue.len() == MAX_QUEUED {
+                        return Err(Closed::Greedy);
+                    }
+                    self.queue.push_back((offset, request));
+                    self.asked += u64::from(request.len);
                 }
-                self.queue.push_back((offset, request));
-                self.asked += u64::from(request.len);
+                Message::Extended(body) => {
+                    if let Some(metadata) = &mut self.metadata {
+                        metadata.hear(body)?;
+                    }
+                }
+                Message::Other => {}
             }
         }
         self.input.drain(..taken);
+        Ok(())
+    }
+
+    /// Tells the peer what it has asked for besides blocks.
+    async fn tell(
+        &mut self,
+        stream: &mut impl Connection,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Closed> {
+        let Some(metadata) = &mut self.metadata else {
+            return Ok(());
+        };
+        out.clear();
+        while metadata.answer(out) {
+            send(stream, out).await?;
+            out.clear();
+        }
         Ok(())
     }
 
@@ -335,6 +391,7 @@ mod tests {
             len: 64 << 14,
             piece_bytes: 16 << 10,
             io: Arc::new(MemoryIo::empty(64 << 14)),
+            metadata: None,
         };
         let mut requests = Requests::default();
         // A keep-alive and half a request: nothing can be answered, so more can come only after an acknowledgement.

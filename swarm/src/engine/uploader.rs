@@ -6,14 +6,13 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
-use tracing::{debug, warn};
 
+use super::accept::accept;
 use super::serve::{Closed, Connection as _, serve};
 use super::source::{OnSent, SegmentSource};
 use crate::link::Security;
@@ -68,7 +67,12 @@ impl Uploader {
             strangers: Arc::new(Semaphore::new(MAX_STRANGERS)),
             peers: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
         };
-        tasks.spawn(accept(listener, Arc::new(host)));
+        let host = Arc::new(host);
+        tasks.spawn(accept(listener, move |stream, _| {
+            let stranger = host.strangers.clone().try_acquire_owned().ok()?;
+            let host = host.clone();
+            Some(async move { host.receive(stream, stranger).await })
+        }));
         Ok(Self {
             addr,
             _tasks: tasks,
@@ -89,34 +93,6 @@ struct Host {
     on_sent: OnSent,
     strangers: Arc<Semaphore>,
     peers: Arc<Semaphore>,
-}
-
-async fn accept(listener: TcpListener, host: Arc<Host>) {
-    let mut connections = JoinSet::new();
-    loop {
-        while connections.try_join_next().is_some() {}
-        let (stream, peer) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                // Out of descriptors, most likely: accepting again at once would only burn the processor.
-                warn!(%error, "cannot accept a peer");
-                tokio::time::sleep(Duration::from_millis(200)).await;
-                continue;
-            }
-        };
-        let Ok(stranger) = host.strangers.clone().try_acquire_owned() else {
-            debug!(%peer, "too many peers of which nothing is known, closing");
-            continue;
-        };
-        let host = host.clone();
-        connections.spawn(async move {
-            match host.receive(stream, stranger).await {
-                Ok(()) => {}
-                Err(reason @ Closed::Read(_)) => warn!(%peer, %reason, "peer connection closed"),
-                Err(reason) => debug!(%peer, %reason, "peer connection closed"),
-            }
-        });
-    }
 }
 
 impl Host {

@@ -1,43 +1,18 @@
 //! The torrent as which one segment travels: single file, BitTorrent v1, private, the same bytes on every node.
 //!
 //! Both ends compute it from the snapshot's name, the plan and the piece hashes, so it is never sent; its info hash is
-//! the name by which a holder is asked for the segment.
+//! the name by which a holder is asked for the segment. Whole files for other BitTorrent clients are [`file`]'s.
+
+pub(crate) mod bencode;
+pub mod file;
+mod merkle;
 
 use std::collections::BTreeMap;
 
-use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
-
 use crate::segment::PieceHashes;
+use crate::verify::piece_hash;
 
-/// A value of bencoding (BEP 3). Encoding is canonical: dictionary keys are sorted bytewise and unique.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Bencode {
-    Integer(i64),
-    Bytes(Vec<u8>),
-    Dictionary(BTreeMap<&'static str, Bencode>),
-}
-
-impl Bencode {
-    fn encode(&self, out: &mut Vec<u8>) {
-        match self {
-            Self::Integer(value) => out.extend_from_slice(format!("i{value}e").as_bytes()),
-            Self::Bytes(bytes) => encode_bytes(bytes, out),
-            Self::Dictionary(entries) => {
-                out.push(b'd');
-                for (key, value) in entries {
-                    encode_bytes(key.as_bytes(), out);
-                    value.encode(out);
-                }
-                out.push(b'e');
-            }
-        }
-    }
-}
-
-fn encode_bytes(bytes: &[u8], out: &mut Vec<u8>) {
-    out.extend_from_slice(format!("{}:", bytes.len()).as_bytes());
-    out.extend_from_slice(bytes);
-}
+use bencode::Bencode;
 
 /// The torrent's info dictionary, whose SHA-1 is the info hash.
 fn info(
@@ -46,21 +21,24 @@ fn info(
     len: u64,
     piece_bytes: u32,
     pieces: &PieceHashes,
-) -> Bencode {
+) -> Bencode<'static> {
     Bencode::Dictionary(BTreeMap::from([
         // No segment comes near 2^63 bytes; a length that does gives a torrent that no client accepts.
         (
-            "length",
+            &b"length"[..],
             Bencode::Integer(i64::try_from(len).unwrap_or(i64::MAX)),
         ),
         (
-            "name",
+            &b"name"[..],
             Bencode::Bytes(format!("{snapshot_name}.{index}").into_bytes()),
         ),
-        ("piece length", Bencode::Integer(i64::from(piece_bytes))),
-        ("pieces", Bencode::Bytes(pieces.as_slice().concat())),
+        (
+            &b"piece length"[..],
+            Bencode::Integer(i64::from(piece_bytes)),
+        ),
+        (&b"pieces"[..], Bencode::Bytes(pieces.as_slice().concat())),
         // Keeps clients from looking for peers anywhere but where they were told (BEP 27).
-        ("private", Bencode::Integer(1)),
+        (&b"private"[..], Bencode::Integer(1)),
     ]))
 }
 
@@ -75,9 +53,7 @@ pub fn info_hash(
 ) -> [u8; 20] {
     let mut bytes = Vec::new();
     info(snapshot_name, index, len, piece_bytes, pieces).encode(&mut bytes);
-    let mut hash = [0; 20];
-    hash.copy_from_slice(digest(&SHA1_FOR_LEGACY_USE_ONLY, &bytes).as_ref());
-    hash
+    piece_hash(&bytes)
 }
 
 /// The whole torrent file of one segment.
@@ -91,7 +67,7 @@ pub fn torrent(
 ) -> Vec<u8> {
     let mut bytes = Vec::new();
     Bencode::Dictionary(BTreeMap::from([(
-        "info",
+        &b"info"[..],
         info(snapshot_name, index, len, piece_bytes, pieces),
     )]))
     .encode(&mut bytes);

@@ -147,6 +147,10 @@ pub struct RunArgs {
         value_delimiter = ','
     )]
     pub peer: Vec<NamedPeer>,
+    /// Port on which BitTorrent clients that are no nodes of the cluster take files, unencrypted, of models whose ModelCache
+    /// allows it and that the hub gives to everybody. 0: none. Their magnet links are shown at /torrents beside the metrics.
+    #[arg(long, env = "MODELCACHE_PLAIN_PORT", default_value_t = 0)]
+    pub plain_port: u16,
     /// Announce this node on the local network, signed with the cluster's secret, and hear the others; needs the node's
     /// own network (hostNetwork), because pod networks carry no multicast.
     #[arg(long, env = "MODELCACHE_ANNOUNCE")]

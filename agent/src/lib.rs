@@ -3,8 +3,9 @@
 //!
 //! [`core`] does the work and knows nothing of Kubernetes; [`watch`] and [`intent`] tell it what to hold, [`coordinator`]
 //! carries its orders, [`sources`] learn of other nodes beside it, [`lan`] by announcements on the local network and [`tracker`]
-//! from the operator's tracker, [`report`] tells the cluster how it stands, [`http`] serves metrics and probes. [`work`],
-//! [`alone`], [`throttle`] and [`events`] are pure. [`peers`] and [`doctor`] show and test what is around a node.
+//! from the operator's tracker, [`report`] tells the cluster how it stands, [`http`] serves metrics and probes, [`plain`] gives
+//! files to other BitTorrent clients. [`work`], [`alone`], [`throttle`] and [`events`] are pure. [`peers`] and [`doctor`] show
+//! and test what is around a node.
 
 pub mod alone;
 pub mod args;
@@ -18,6 +19,7 @@ pub mod lan;
 pub mod log;
 pub mod metrics;
 pub mod peers;
+pub mod plain;
 pub mod prepare;
 pub mod report;
 pub mod run;

@@ -96,6 +96,10 @@ pub struct Metrics {
     pub peer_received: Family<Model, Counter>,
     /// Payload bytes that went to other nodes.
     pub peer_sent: Family<Model, Counter>,
+    /// Payload bytes that went to other BitTorrent clients.
+    pub plain_sent: Family<Model, Counter>,
+    /// Files that other BitTorrent clients can take.
+    pub plain_files: Gauge,
     /// Transfers of segments that ended.
     pub segments: Family<Transfer, Counter>,
     /// Files whose hash was wrong.
@@ -132,6 +136,8 @@ impl Metrics {
             origin_received: Family::default(),
             peer_received: Family::default(),
             peer_sent: Family::default(),
+            plain_sent: Family::default(),
+            plain_files: Gauge::default(),
             segments: Family::default(),
             verify_failures: Counter::default(),
             status_writes: Counter::default(),
@@ -173,6 +179,16 @@ impl Metrics {
             "peer_sent_bytes",
             "Bytes of model files sent to other nodes since the agent started",
             self.peer_sent.clone(),
+        );
+        registry.register(
+            "plain_sent_bytes",
+            "Bytes of model files sent to BitTorrent clients that are no nodes of the cluster since the agent started",
+            self.plain_sent.clone(),
+        );
+        registry.register(
+            "plain_files",
+            "Files that BitTorrent clients that are no nodes of the cluster can take from this node",
+            self.plain_files.clone(),
         );
         registry.register(
             "segments",

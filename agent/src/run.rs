@@ -1,9 +1,11 @@
 //! Wires the parts together: the core, the API server, the coordinator, metrics and probes.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 
 use modelcache_swarm::discovery::service::Peers;
+use modelcache_swarm::engine::UploaderError;
 use modelcache_swarm::link::{Mode, Security};
 use modelcache_swarm::secret::{Keys, Purpose, SecretError};
 use thiserror::Error;
@@ -18,6 +20,7 @@ use crate::core::{Core, CoreError, Settings};
 use crate::http::{self, Health, HttpError};
 use crate::intent::{self, Objects, StateFileError};
 use crate::metrics::Metrics;
+use crate::plain::{self, Shelf};
 use crate::report::Reports;
 use crate::sources::{Sources, SourcesError};
 use crate::watch::Follow;
@@ -31,6 +34,9 @@ pub enum RunError {
     /// The cache, the engine or the uploader does not start.
     #[error(transparent)]
     Core(#[from] CoreError),
+    /// Other BitTorrent clients cannot be served.
+    #[error(transparent)]
+    Plain(#[from] UploaderError),
     /// The agent's own state cannot be read.
     #[error(transparent)]
     State(#[from] StateFileError),
@@ -67,6 +73,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         peer_links,
         peer_port,
         peer,
+        plain_port,
         announce,
         lan,
         tracker,
@@ -74,21 +81,17 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     } = args;
     let stop = CancellationToken::new();
     stop_on_signal(&stop)?;
-    tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
-        node = node_name,
-        cache = %cache_dir.display(),
-        "starting"
-    );
+    tell_start(&node_name, &cache_dir);
     let metrics = Arc::new(Metrics::new());
     let health = Arc::new(Health::new());
-    let server = http::serve(
-        metrics_listen,
-        metrics.clone(),
-        health.clone(),
-        stop.clone(),
-    )
-    .await?;
+    let shelf =
+        (plain_port != 0).then(|| Arc::new(Shelf::new(node_ip, plain_port, metrics.clone())));
+    let sources = http::Sources {
+        metrics: metrics.clone(),
+        health: health.clone(),
+        shelf: shelf.clone(),
+    };
+    let server = http::serve(metrics_listen, sources, stop.clone()).await?;
 
     let keys = Keys::follow(key.key)?;
     let security = |purpose, mode, with| {
@@ -101,7 +104,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     let settings = Settings {
         node: node_name.clone(),
         node_ip,
-        peer_listen: SocketAddr::new(everywhere(node_ip), peer_port),
+        peer_listen: everywhere(node_ip, peer_port),
         cache_dir,
         security: links,
         peers: peers.clone(),
@@ -124,15 +127,20 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         target,
     };
     let here = core.peer_address();
+    let lan = announce.then_some(lan);
+    let mut tasks = vec![server];
+    if let Some(shelf) = shelf {
+        let addr = everywhere(node_ip, plain_port);
+        tasks.push(plain::start(addr, shelf, lan.as_ref(), core.public(), stop.clone()).await?);
+    }
     let sources = Sources {
         peers,
         named: peer,
-        lan: announce.then_some(lan),
+        lan,
         tracker,
         keys,
     };
-    let mut tasks = sources.start(&node_name, here, core.state(), &metrics, &stop)?;
-    tasks.push(server);
+    tasks.extend(sources.start(&node_name, here, core.state(), &metrics, &stop)?);
     let reports = Reports {
         client,
         node: node_name.clone(),
@@ -158,6 +166,11 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     Ok(())
 }
 
+fn tell_start(node: &str, cache_dir: &Path) {
+    let version = env!("CARGO_PKG_VERSION");
+    tracing::info!(version, node, cache = %cache_dir.display(), "starting");
+}
+
 /// Waits for tasks that were told to stop.
 async fn end(tasks: Vec<JoinHandle<()>>) {
     for task in tasks {
@@ -168,11 +181,12 @@ async fn end(tasks: Vec<JoinHandle<()>>) {
 }
 
 /// All addresses of the family in which the node is known.
-fn everywhere(node_ip: IpAddr) -> IpAddr {
-    match node_ip {
+fn everywhere(node_ip: IpAddr, port: u16) -> SocketAddr {
+    let address = match node_ip {
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    }
+    };
+    SocketAddr::new(address, port)
 }
 
 fn stop_on_signal(stop: &CancellationToken) -> Result<(), RunError> {

@@ -1,5 +1,7 @@
 //! Bencoding (BEP 3) in its one canonical form: keys of dictionaries sorted bytewise and unique, numbers without
-//! superfluous zeros. Whatever can be decoded is written back as the same bytes.
+//! superfluous zeros. Whatever can be decoded is written back as the same bytes. What other clients say is read by [`found`].
+
+pub(crate) mod found;
 
 use std::collections::BTreeMap;
 

@@ -13,6 +13,7 @@ pub mod engine;
 #[cfg(test)]
 mod fuzz;
 mod gate;
+pub mod idle;
 pub mod inventory;
 pub mod link;
 pub mod metainfo;

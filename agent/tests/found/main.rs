@@ -51,6 +51,7 @@ fn objects(snapshot: &Snapshot) -> Objects {
         repository: snapshot.repository.clone(),
         revision: snapshot.revision.clone(),
         commit: snapshot.commit.clone(),
+        public: false,
         files: snapshot.files.iter().map(file).collect(),
         segment_bytes: i64::try_from(snapshot.sizes.segment_bytes).unwrap(),
         piece_bytes: i64::from(snapshot.sizes.piece_bytes),
@@ -60,6 +61,7 @@ fn objects(snapshot: &Snapshot) -> Objects {
         snapshots: vec![NodeSnapshot {
             name: "m".to_owned(),
             source: SourcePolicy::PeersFirst,
+            plain_bit_torrent: false,
             models: vec![NodeModel {
                 cache: "tests".to_owned(),
                 model: "m".to_owned(),

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use modelcache_agent::core::{Core, Settings};
+use modelcache_agent::core::{Core, Public, Settings};
 use modelcache_agent::http::Health;
 use modelcache_agent::intent::Intent;
 use modelcache_agent::metrics::Metrics;
@@ -33,6 +33,7 @@ pub struct Agent {
     pub state: watch::Receiver<NodeState>,
     pub address: SocketAddr,
     pub peers: Peers,
+    pub public: watch::Receiver<Public>,
     pub metrics: Arc<Metrics>,
     stop: CancellationToken,
     done: Option<tokio::task::JoinHandle<()>>,
@@ -77,6 +78,7 @@ impl Agent {
         let open = Core::open(settings, metrics.clone(), Arc::new(Health::new()));
         let core = runtime.spawn(open).await.unwrap().unwrap();
         let state = core.state();
+        let public = core.public();
         let address = core.peer_address();
         let (outbox, orders) = match coordinator {
             Some(coordinator) => coordinator.connect(name, address).await,
@@ -91,6 +93,7 @@ impl Agent {
             state,
             address,
             peers,
+            public,
             metrics,
             stop,
             done: Some(done),

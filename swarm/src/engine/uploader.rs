@@ -6,14 +6,13 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tracing::{debug, warn};
 
+use super::accept::accept;
 use super::back::DialBack;
 use super::serve::{Closed, Connection as _, serve};
 use super::source::{OnSent, SegmentSource};
@@ -70,7 +69,12 @@ impl Uploader {
             strangers: Lobby::new(MAX_STRANGERS),
             peers: Semaphore::new(MAX_CONNECTIONS),
         };
-        tasks.spawn(accept(listener, Arc::new(host)));
+        let host = Arc::new(host);
+        tasks.spawn(accept(listener, move |stream, peer| {
+            let place = host.strangers.enter(peer.ip());
+            let host = host.clone();
+            Some(async move { host.receive(stream, peer.ip(), place).await })
+        }));
         Ok(Self {
             addr,
             _tasks: tasks,
@@ -94,33 +98,6 @@ struct Host {
     peers: Semaphore,
 }
 
-async fn accept(listener: TcpListener, host: Arc<Host>) {
-    let mut connections = JoinSet::new();
-    loop {
-        while connections.try_join_next().is_some() {}
-        let (stream, peer) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                // Out of descriptors, most likely: accepting again at once would only burn the processor.
-                warn!(%error, "cannot accept a peer");
-                tokio::time::sleep(Duration::from_millis(200)).await;
-                continue;
-            }
-        };
-        let place = host.strangers.enter(peer.ip());
-        let host = host.clone();
-        connections.spawn(async move {
-            match host.receive(stream, peer.ip(), place).await {
-                Ok(()) => {}
-                Err(reason @ Closed::Read(_)) => warn!(%peer, %reason, "peer connection closed"),
-                Err(reason) => debug!(%peer, %reason, "peer connection closed"),
-            }
-        });
-        // What it has said already is looked at before the next one may displace it.
-        tokio::task::yield_now().await;
-    }
-}
-
 impl Host {
     /// Serves one connection once it is known to be a member's.
     async fn receive(&self, stream: TcpStream, peer: IpAddr, place: Visit) -> Result<(), Closed> {
@@ -130,7 +107,7 @@ impl Host {
         let batch = || batch_bytes(MAX_CONNECTIONS - self.peers.available_permits());
         let _peer = self.peers.try_acquire()?;
         let (source, on_sent) = (&*self.source, &self.on_sent);
-        serve(link, peer, source, on_sent, batch, &self.back).await
+        serve(link, source, on_sent, batch, Some((&self.back, peer))).await
     }
 }
 

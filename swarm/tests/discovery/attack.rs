@@ -76,6 +76,7 @@ impl SegmentSource for Shelf {
             len: SEGMENT as u64,
             piece_bytes: PIECE,
             io: self.0.clone(),
+            metadata: None,
         })
     }
 }

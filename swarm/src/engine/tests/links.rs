@@ -203,6 +203,7 @@ async fn a_segment_that_is_under_way_arrives_though_its_key_went() {
         len: take.len,
         piece_bytes: take.piece_bytes,
         io: halting.clone(),
+        metadata: None,
     };
     let shelf = Shelf([(hash_of(&take), served)].into());
     let sent = Arc::new(AtomicU64::new(0));

@@ -1,12 +1,14 @@
 //! The torrent as which one segment travels: single file, BitTorrent v1, private, the same bytes on every node.
 //!
 //! Both ends compute it from the snapshot's name, the plan and the piece hashes, so it is never sent; its info hash is
-//! the name by which a holder is asked for the segment.
+//! the name by which a holder is asked for the segment. Whole files for other BitTorrent clients are [`file`]'s.
 
-use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
+pub mod file;
+mod merkle;
 
 use crate::bencode::Bencode;
 use crate::segment::PieceHashes;
+use crate::verify::piece_hash;
 
 /// The torrent's info dictionary, whose SHA-1 is the info hash.
 fn info(
@@ -42,10 +44,7 @@ pub fn info_hash(
     piece_bytes: u32,
     pieces: &PieceHashes,
 ) -> [u8; 20] {
-    let bytes = info(snapshot_name, index, len, piece_bytes, pieces).encode();
-    let mut hash = [0; 20];
-    hash.copy_from_slice(digest(&SHA1_FOR_LEGACY_USE_ONLY, &bytes).as_ref());
-    hash
+    piece_hash(&info(snapshot_name, index, len, piece_bytes, pieces).encode())
 }
 
 /// The whole torrent file of one segment.

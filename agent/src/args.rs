@@ -4,8 +4,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use modelcache_swarm::discovery::named::NamedPeer;
 use modelcache_swarm::discovery::service::GROUP;
 use modelcache_swarm::link::Mode;
+use modelcache_swarm::tracker::client::TrackerUrl;
 
 /// Fills this node's model cache and shares it with the other nodes of the cluster.
 ///
@@ -66,6 +68,16 @@ pub enum Command {
     ///   modelcache-agent peers --key /etc/modelcache/key
     #[command(verbatim_doc_comment)]
     Peers(Box<PeersArgs>),
+    /// Test what this node needs, say what is wrong and what to do: the secret, the cache's disk, multicast and broadcast on
+    /// the local network, peers dialled both ways, the coordinator, the hub, and the clock.
+    ///
+    /// It works beside the agent of the node, with the settings of its environment, and without one. The exit status is 1
+    /// when a check fails. Examples:
+    ///
+    ///   kubectl exec POD -- modelcache-agent doctor --hub URL
+    ///   modelcache-agent doctor --key /etc/modelcache/key --peer 10.0.0.7:9492 -o json
+    #[command(verbatim_doc_comment)]
+    Doctor(Box<DoctorArgs>),
 }
 
 /// Options of `prepare`.
@@ -126,6 +138,19 @@ pub struct RunArgs {
     /// Port on which other nodes take segments from this one.
     #[arg(long, env = "MODELCACHE_PEER_PORT", default_value_t = 9492)]
     pub peer_port: u16,
+    /// Where other nodes listen, as HOST:PORT, for times without a coordinator; HOST may be a DNS name that stands for many,
+    /// such as that of the agents' headless Service. Resolved every minute. May be given several times.
+    #[arg(
+        long,
+        env = "MODELCACHE_PEERS",
+        value_name = "HOST:PORT",
+        value_delimiter = ','
+    )]
+    pub peer: Vec<NamedPeer>,
+    /// Port on which BitTorrent clients that are no nodes of the cluster take files, unencrypted, of models whose ModelCache
+    /// allows it and that the hub gives to everybody. 0: none. Their magnet links are shown at /torrents beside the metrics.
+    #[arg(long, env = "MODELCACHE_PLAIN_PORT", default_value_t = 0)]
+    pub plain_port: u16,
     /// Announce this node on the local network, signed with the cluster's secret, and hear the others; needs the node's
     /// own network (hostNetwork), because pod networks carry no multicast.
     #[arg(long, env = "MODELCACHE_ANNOUNCE")]
@@ -133,6 +158,10 @@ pub struct RunArgs {
     /// How the local network is used.
     #[command(flatten)]
     pub lan: LanArgs,
+    /// The operator's tracker, as http://host:port (the path /announce is added when there is none): tells it what this node
+    /// has and wants, and learns from it who else does.
+    #[arg(long, env = "MODELCACHE_TRACKER", value_name = "URL")]
+    pub tracker: Option<TrackerUrl>,
     /// Where metrics (/metrics) and probes (/healthz, /readyz) are served.
     #[arg(
         long,
@@ -186,6 +215,65 @@ pub struct PeersArgs {
     /// How the local network is used.
     #[command(flatten)]
     pub lan: LanArgs,
+}
+
+/// Options of `doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// How members of the cluster know each other.
+    #[command(flatten)]
+    pub key: KeyArgs,
+    /// Root of the cache; files are written below it and removed again, beside an agent that uses it.
+    #[arg(
+        long,
+        env = "MODELCACHE_CACHE_DIR",
+        default_value = "/var/lib/modelcache"
+    )]
+    pub cache_dir: PathBuf,
+    /// Address of this node; only its family counts, and where its own agent is dialled.
+    #[arg(long, env = "MODELCACHE_NODE_IP")]
+    pub node_ip: Option<IpAddr>,
+    /// Port on which other nodes take segments from this one.
+    #[arg(long, env = "MODELCACHE_PEER_PORT", default_value_t = 9492)]
+    pub peer_port: u16,
+    /// How bytes travel between nodes; the same on all nodes.
+    #[arg(
+        long,
+        env = "MODELCACHE_PEER_LINKS",
+        value_enum,
+        default_value_t = PeerLinks::Encrypted
+    )]
+    pub peer_links: PeerLinks,
+    /// A node to dial, beside those that announce themselves; may be given several times.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub peer: Vec<String>,
+    /// The operator's coordinator, as ws://host:port.
+    #[arg(long, env = "MODELCACHE_COORDINATOR", value_name = "URL")]
+    pub coordinator: Option<String>,
+    /// The hub's endpoint, as ModelCaches name it.
+    #[arg(long, value_name = "URL")]
+    pub hub: Option<String>,
+    /// File with certificate authorities that the hub's certificate may be signed by, beside the system's (PEM).
+    #[arg(long, value_name = "FILE")]
+    pub hub_ca: Option<PathBuf>,
+    /// How many seconds to listen on the local network. The default hears every node that is there.
+    #[arg(long, default_value_t = 45, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub seconds: u64,
+    /// How the local network is used.
+    #[command(flatten)]
+    pub lan: LanArgs,
+    /// How findings are printed.
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+}
+
+/// How findings are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    Table,
+    /// One JSON object.
+    Json,
 }
 
 /// How the local network is used; the same on all nodes.

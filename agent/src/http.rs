@@ -1,20 +1,21 @@
-//! Metrics and probes over HTTP.
+//! Metrics, probes, and torrents for other BitTorrent clients over HTTP.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use axum::Router;
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use axum::{Json, Router};
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
+use crate::plain::Shelf;
 
 /// The work loop beats at least every second; after this time without it, it hangs.
 const LONGEST_SILENCE: Duration = Duration::from_mins(1);
@@ -83,19 +84,27 @@ impl Default for Health {
     }
 }
 
-type Shared = (Arc<Metrics>, Arc<Health>);
+/// What is answered from.
+#[derive(Clone)]
+pub struct Sources {
+    /// For `/metrics`.
+    pub metrics: Arc<Metrics>,
+    /// For the probes.
+    pub health: Arc<Health>,
+    /// For `/torrents`; absent: there is no such path.
+    pub shelf: Option<Arc<Shelf>>,
+}
 
 /// Listens, and answers until `stop`.
 pub async fn serve(
     addr: SocketAddr,
-    metrics: Arc<Metrics>,
-    health: Arc<Health>,
+    sources: Sources,
     stop: CancellationToken,
 ) -> Result<tokio::task::JoinHandle<()>, HttpError> {
     let listener = TcpListener::bind(addr)
         .await
         .map_err(|source| HttpError { addr, source })?;
-    let router = router(metrics, health);
+    let router = router(sources);
     Ok(tokio::spawn(async move {
         let served = axum::serve(listener, router)
             .with_graceful_shutdown(stop.cancelled_owned())
@@ -106,20 +115,44 @@ pub async fn serve(
     }))
 }
 
-fn router(metrics: Arc<Metrics>, health: Arc<Health>) -> Router {
+fn router(sources: Sources) -> Router {
+    let torrents = match &sources.shelf {
+        Some(shelf) => Router::new()
+            .route("/torrents", get(list_torrents))
+            .route("/torrents/{file}", get(torrent))
+            .with_state(shelf.clone()),
+        None => Router::new(),
+    };
     Router::new()
         .route("/metrics", get(show_metrics))
         .route("/healthz", get(alive))
         .route("/readyz", get(ready))
-        .with_state((metrics, health))
+        .with_state(sources)
+        .merge(torrents)
 }
 
-async fn show_metrics(State((metrics, _)): State<Shared>) -> impl IntoResponse {
+/// What other BitTorrent clients can take here, with magnet links.
+async fn list_torrents(State(shelf): State<Arc<Shelf>>) -> impl IntoResponse {
+    Json(shelf.list())
+}
+
+/// One torrent file: `<info hash>.torrent`.
+async fn torrent(State(shelf): State<Arc<Shelf>>, Path(file): Path<String>) -> impl IntoResponse {
+    let hash = file.strip_suffix(".torrent");
+    let found = hash.and_then(|hash| shelf.torrent(hash));
+    let kind = [(header::CONTENT_TYPE, "application/x-bittorrent")];
+    match found {
+        Some(torrent) => (kind, torrent).into_response(),
+        None => (StatusCode::NOT_FOUND, "no such torrent; see /torrents\n").into_response(),
+    }
+}
+
+async fn show_metrics(State(sources): State<Sources>) -> impl IntoResponse {
     let kind = "text/plain; version=0.0.4; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], metrics.encode())
+    ([(header::CONTENT_TYPE, kind)], sources.metrics.encode())
 }
 
-async fn alive(State((_, health)): State<Shared>) -> impl IntoResponse {
+async fn alive(State(Sources { health, .. }): State<Sources>) -> impl IntoResponse {
     if health.alive() {
         (StatusCode::OK, "ok\n")
     } else {
@@ -130,7 +163,7 @@ async fn alive(State((_, health)): State<Shared>) -> impl IntoResponse {
     }
 }
 
-async fn ready(State((_, health)): State<Shared>) -> impl IntoResponse {
+async fn ready(State(Sources { health, .. }): State<Sources>) -> impl IntoResponse {
     if health.ready() {
         (StatusCode::OK, "ok\n")
     } else {
@@ -157,7 +190,13 @@ mod tests {
     #[tokio::test]
     async fn probes_follow_the_health() {
         let health = Arc::new(Health::new());
-        let router = router(Arc::new(Metrics::new()), health.clone());
+        let metrics = Arc::new(Metrics::new());
+        let sources = |shelf| Sources {
+            metrics: metrics.clone(),
+            health: health.clone(),
+            shelf,
+        };
+        let router = router(sources(None));
         assert_eq!(status(&router, "/healthz").await, StatusCode::OK);
         assert_eq!(
             status(&router, "/readyz").await,
@@ -166,6 +205,13 @@ mod tests {
         health.set_ready();
         assert_eq!(status(&router, "/readyz").await, StatusCode::OK);
         assert_eq!(status(&router, "/metrics").await, StatusCode::OK);
+        assert_eq!(status(&router, "/torrents").await, StatusCode::NOT_FOUND);
         assert!(!health.alive_after(LONGEST_SILENCE));
+        let shelf = Shelf::new("10.0.0.1".parse().unwrap(), 9493, metrics.clone());
+        let with_shelf = super::router(sources(Some(Arc::new(shelf))));
+        assert_eq!(status(&with_shelf, "/torrents").await, StatusCode::OK);
+        for path in ["/torrents/x", "/torrents/x.torrent"] {
+            assert_eq!(status(&with_shelf, path).await, StatusCode::NOT_FOUND);
+        }
     }
 }

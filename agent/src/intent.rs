@@ -36,6 +36,8 @@ pub struct Wanted {
     pub models: Vec<NodeModel>,
     /// Where bytes may come from.
     pub source: SourcePolicy,
+    /// Whether other BitTorrent clients may take its files: asked for, and the hub gives it to everybody.
+    pub plain_bit_torrent: bool,
     /// Its files, or why they are not known.
     pub content: Result<Arc<Snapshot>, Problem>,
 }
@@ -270,9 +272,13 @@ impl Objects {
                 .find(|wanted| wanted.name == entry.name)
             {
                 wanted.models.extend(entry.models.iter().cloned());
+                // Each entry has to allow it.
+                wanted.plain_bit_torrent &= entry.plain_bit_torrent;
                 continue;
             }
-            let content = match self.contents.get(&entry.name) {
+            let spec = self.contents.get(&entry.name);
+            let public = spec.is_some_and(|spec| spec.public);
+            let content = match spec {
                 Some(spec) => convert(&entry.name, spec)
                     .map(Arc::new)
                     .map_err(|error| error.problem()),
@@ -289,6 +295,7 @@ impl Objects {
                 name: entry.name.clone(),
                 models: entry.models.clone(),
                 source: entry.source,
+                plain_bit_torrent: entry.plain_bit_torrent && public,
                 content,
             });
         }
@@ -379,6 +386,7 @@ mod tests {
             repository: "acme/rocket".to_owned(),
             revision: "refs/pr/1".to_owned(),
             commit: "c".repeat(40),
+            public: true,
             files,
             segment_bytes: 1 << 20,
             piece_bytes: 1 << 18,
@@ -441,10 +449,35 @@ mod tests {
     }
 
     #[test]
+    fn other_clients_may_take_only_what_is_public_and_allowed() {
+        for (public, allowed) in [(false, false), (false, true), (true, false), (true, true)] {
+            let mut objects = Objects {
+                snapshots: vec![NodeSnapshot {
+                    name: "s".to_owned(),
+                    source: SourcePolicy::PeersFirst,
+                    plain_bit_torrent: allowed,
+                    models: Vec::new(),
+                }],
+                ..Objects::default()
+            };
+            let mut spec = spec(vec![file("a", 1, 'a')]);
+            spec.public = public;
+            objects.contents.insert("s".to_owned(), spec);
+            let given = |objects: &Objects| objects.intent().snapshots[0].plain_bit_torrent;
+            assert_eq!(given(&objects), public && allowed);
+            let mut other = objects.snapshots[0].clone();
+            other.plain_bit_torrent = false;
+            objects.snapshots.push(other);
+            assert!(!given(&objects));
+        }
+    }
+
+    #[test]
     fn a_bad_or_missing_object_does_not_hide_the_others() {
         let entry = |name: &str| NodeSnapshot {
             name: name.to_owned(),
             source: SourcePolicy::PeersFirst,
+            plain_bit_torrent: false,
             models: vec![NodeModel {
                 cache: "c".to_owned(),
                 model: name.to_owned(),

@@ -1,6 +1,6 @@
 //! This node on the local network: announces what it holds, and hears the others, for as long as the agent runs.
 
-use std::net::IpAddr;
+use std::net::SocketAddr;
 
 use modelcache_crds::model_cache_node::Phase;
 use modelcache_swarm::discovery::announcement::{ContentId, NodeName, NodeNameError};
@@ -57,23 +57,22 @@ pub struct Lan {
 }
 
 impl Lan {
-    /// Starts to announce that this node listens for peers on `port`. What is heard is shown by the metrics.
+    /// Starts to announce that this node listens for peers at `here`. What is heard goes into `peers`.
     pub fn start(
         args: LanArgs,
         keys: Keys,
         node: &str,
-        node_ip: IpAddr,
-        port: u16,
+        here: SocketAddr,
+        peers: Peers,
         metrics: &Metrics,
     ) -> Result<Self, LanError> {
         let own = Own {
             node: NodeName::new(node)?,
-            port,
-            hosts: vec![node_ip],
+            port: here.port(),
+            hosts: vec![here.ip()],
         };
-        let peers = Peers::default();
-        let discovery = Discovery::start(settings(args, keys, Some(own)), peers.clone())?;
-        metrics.show_discovery(discovery.counters(), peers);
+        let discovery = Discovery::start(settings(args, keys, Some(own)), peers)?;
+        metrics.show_announcements(discovery.counters());
         Ok(Self { discovery })
     }
 
@@ -93,13 +92,12 @@ impl Lan {
     }
 }
 
-/// The snapshots that are whole here.
+/// The snapshots of which something is here: who wants to know how much asks.
 fn held(state: &NodeState) -> Vec<ContentId> {
-    let ready = state
+    let held = state
         .snapshots
         .iter()
-        .filter(|snapshot| snapshot.phase == Phase::Ready);
-    ready
-        .map(|snapshot| ContentId::of_snapshot(&snapshot.name))
+        .filter(|snapshot| snapshot.phase == Phase::Ready || snapshot.held_bytes > 0);
+    held.map(|snapshot| ContentId::of_snapshot(&snapshot.name))
         .collect()
 }

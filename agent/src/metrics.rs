@@ -66,6 +66,13 @@ pub enum Outcome {
     failed,
 }
 
+/// Labels of announces to the tracker.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Announce {
+    /// What came of it: `ok`, or why it brought nothing.
+    result: &'static str,
+}
+
 /// Labels of handshakes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Handshake {
@@ -92,6 +99,10 @@ pub struct Metrics {
     pub peer_received: Family<Model, Counter>,
     /// Payload bytes that went to other nodes.
     pub peer_sent: Family<Model, Counter>,
+    /// Payload bytes that went to other BitTorrent clients.
+    pub plain_sent: Family<Model, Counter>,
+    /// Files that other BitTorrent clients can take.
+    pub plain_files: Gauge,
     /// Transfers of segments that ended.
     pub segments: Family<Transfer, Counter>,
     /// Files whose hash was wrong.
@@ -101,6 +112,7 @@ pub struct Metrics {
     /// Writes of the own status that failed.
     pub status_write_errors: Counter,
     handshakes: Family<Handshake, Counter>,
+    tracker_announces: Family<Announce, Counter>,
     connected: Gauge,
     disk_size: Gauge,
     disk_free: Gauge,
@@ -127,11 +139,14 @@ impl Metrics {
             origin_received: Family::default(),
             peer_received: Family::default(),
             peer_sent: Family::default(),
+            plain_sent: Family::default(),
+            plain_files: Gauge::default(),
             segments: Family::default(),
             verify_failures: Counter::default(),
             status_writes: Counter::default(),
             status_write_errors: Counter::default(),
             handshakes: Family::default(),
+            tracker_announces: Family::default(),
             connected: Gauge::default(),
             disk_size: Gauge::default(),
             disk_free: Gauge::default(),
@@ -169,6 +184,16 @@ impl Metrics {
             self.peer_sent.clone(),
         );
         registry.register(
+            "plain_sent_bytes",
+            "Bytes of model files sent to BitTorrent clients that are no nodes of the cluster since the agent started",
+            self.plain_sent.clone(),
+        );
+        registry.register(
+            "plain_files",
+            "Files that BitTorrent clients that are no nodes of the cluster can take from this node",
+            self.plain_files.clone(),
+        );
+        registry.register(
             "segments",
             "Transfers of segments that ended, by where the segment came from and what came of it",
             self.segments.clone(),
@@ -192,6 +217,11 @@ impl Metrics {
             "link_handshakes",
             "Handshakes of encrypted or authenticated connections that ended, by whom with, which side and how: ok, or why there is no connection",
             self.handshakes.clone(),
+        );
+        registry.register(
+            "tracker_announces",
+            "Announces to the tracker, by what came of them: ok, or why they brought nothing",
+            self.tracker_announces.clone(),
         );
         registry.register(
             "coordinator_connected",
@@ -240,9 +270,23 @@ impl Metrics {
         })
     }
 
-    /// Shows what discovery hears from now on; the first call counts.
-    pub fn show_discovery(&self, counters: Arc<Counters>, peers: Peers) {
-        self.heard.show(counters, peers);
+    /// Counts announces to the tracker.
+    #[must_use]
+    pub fn count_tracker_announces(&self) -> Arc<dyn Fn(&'static str) + Send + Sync> {
+        let announces = self.tracker_announces.clone();
+        Arc::new(move |result| {
+            announces.get_or_create(&Announce { result }).inc();
+        })
+    }
+
+    /// Shows which peers are known from now on; the first call counts.
+    pub fn show_peers(&self, peers: Peers) {
+        self.heard.show_peers(peers);
+    }
+
+    /// Shows what became of announcements from now on; the first call counts.
+    pub fn show_announcements(&self, counters: Arc<Counters>) {
+        self.heard.show_announcements(counters);
     }
 
     /// Sets the gauges that say how the node stands.
@@ -375,7 +419,8 @@ mod tests {
         let address = "10.0.0.1:9492".parse().unwrap();
         let origin = modelcache_swarm::discovery::table::Origin::Static;
         peers.lock().heard(address, origin, &[], Instant::now());
-        metrics.show_discovery(counters, peers);
+        metrics.show_announcements(counters);
+        metrics.show_peers(peers);
         (metrics, state)
     }
 
@@ -392,7 +437,7 @@ mod tests {
             "# TYPE modelcache_agent_announcements_total counter",
             "modelcache_agent_announcements_total{result=\"replayed\"} 1",
             "modelcache_agent_announcements_total{result=\"accepted\"} 0",
-            "modelcache_agent_lan_peers{age=\"fresh\"} 1",
+            "modelcache_agent_known_peers{origin=\"static\",age=\"fresh\",verified=\"no\"} 1",
         ] {
             assert!(text.lines().any(|have| have == line), "{line}\n{text}");
         }

@@ -1,13 +1,17 @@
 //! Wires the parts together: the core, the API server, the coordinator, metrics and probes.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 
+use modelcache_swarm::discovery::service::Peers;
+use modelcache_swarm::engine::UploaderError;
 use modelcache_swarm::link::{Mode, Security};
 use modelcache_swarm::secret::{Keys, Purpose, SecretError};
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::{RunArgs, coordinator_url};
@@ -15,9 +19,10 @@ use crate::coordinator::{Link, LinkConfig};
 use crate::core::{Core, CoreError, Settings};
 use crate::http::{self, Health, HttpError};
 use crate::intent::{self, Objects, StateFileError};
-use crate::lan::{Lan, LanError};
 use crate::metrics::Metrics;
+use crate::plain::{self, Shelf};
 use crate::report::Reports;
+use crate::sources::{Sources, SourcesError};
 use crate::watch::Follow;
 
 /// Why the agent does not start.
@@ -29,15 +34,18 @@ pub enum RunError {
     /// The cache, the engine or the uploader does not start.
     #[error(transparent)]
     Core(#[from] CoreError),
+    /// Other BitTorrent clients cannot be served.
+    #[error(transparent)]
+    Plain(#[from] UploaderError),
     /// The agent's own state cannot be read.
     #[error(transparent)]
     State(#[from] StateFileError),
     /// The cluster's secret cannot be used.
     #[error(transparent)]
     Secret(#[from] SecretError),
-    /// The local network cannot be used.
+    /// Other nodes cannot be looked for.
     #[error(transparent)]
-    Lan(#[from] LanError),
+    Sources(#[from] SourcesError),
     /// There is no way to reach the API server.
     #[error(
         "no configuration for the API server: {0}; run in a pod with a service account, or set KUBECONFIG"
@@ -64,48 +72,42 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         key,
         peer_links,
         peer_port,
+        peer,
+        plain_port,
         announce,
         lan,
+        tracker,
         metrics_listen,
     } = args;
     let stop = CancellationToken::new();
     stop_on_signal(&stop)?;
-    tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
-        node = node_name,
-        cache = %cache_dir.display(),
-        "starting"
-    );
+    tell_start(&node_name, &cache_dir);
     let metrics = Arc::new(Metrics::new());
     let health = Arc::new(Health::new());
-    let server = http::serve(
-        metrics_listen,
-        metrics.clone(),
-        health.clone(),
-        stop.clone(),
-    )
-    .await?;
+    let shelf =
+        (plain_port != 0).then(|| Arc::new(Shelf::new(node_ip, plain_port, metrics.clone())));
+    let sources = http::Sources {
+        metrics: metrics.clone(),
+        health: health.clone(),
+        shelf: shelf.clone(),
+    };
+    let server = http::serve(metrics_listen, sources, stop.clone()).await?;
 
     let keys = Keys::follow(key.key)?;
     let security = |purpose, mode, with| {
         Security::new(keys.clone(), purpose, mode).counted(metrics.count_handshakes(with))
     };
-    let peers = security(Purpose::PeerLink, peer_links.into(), "peer");
+    let links = security(Purpose::PeerLink, peer_links.into(), "peer");
     let coordination = security(Purpose::Coordination, Mode::Encrypted, "coordinator");
     let file = intent::state_path(&cache_dir, "intent.json");
+    let peers = Peers::default();
     let settings = Settings {
         node: node_name.clone(),
         node_ip,
-        // All addresses of the family in which the node is known.
-        peer_listen: SocketAddr::new(
-            match node_ip {
-                std::net::IpAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
-                std::net::IpAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
-            },
-            peer_port,
-        ),
+        peer_listen: everywhere(node_ip, peer_port),
         cache_dir,
-        security: peers,
+        security: links,
+        peers: peers.clone(),
     };
     let opened = tokio::select! {
         () = stop.cancelled() => return Ok(()),
@@ -124,12 +126,21 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         intent,
         target,
     };
+    let here = core.peer_address();
+    let lan = announce.then_some(lan);
     let mut tasks = vec![server];
-    if announce {
-        let port = core.peer_address().port();
-        let lan = Lan::start(lan, keys, &node_name, node_ip, port, &metrics)?;
-        tasks.push(tokio::spawn(lan.run(core.state(), stop.clone())));
+    if let Some(shelf) = shelf {
+        let addr = everywhere(node_ip, plain_port);
+        tasks.push(plain::start(addr, shelf, lan.as_ref(), core.public(), stop.clone()).await?);
     }
+    let sources = Sources {
+        peers,
+        named: peer,
+        lan,
+        tracker,
+        keys,
+    };
+    tasks.extend(sources.start(&node_name, here, core.state(), &metrics, &stop)?);
     let reports = Reports {
         client,
         node: node_name.clone(),
@@ -141,7 +152,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         url: coordinator_url(&coordinator),
         token_file,
         node: node_name,
-        peer_address: core.peer_address(),
+        peer_address: here,
         security: coordination,
     });
     tasks.push(tokio::spawn(follow.run(stop.clone())));
@@ -150,13 +161,32 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
 
     // Also when the core ended by itself: the kubelet starts the agent anew.
     stop.cancel();
+    end(tasks).await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn tell_start(node: &str, cache_dir: &Path) {
+    let version = env!("CARGO_PKG_VERSION");
+    tracing::info!(version, node, cache = %cache_dir.display(), "starting");
+}
+
+/// Waits for tasks that were told to stop.
+async fn end(tasks: Vec<JoinHandle<()>>) {
     for task in tasks {
         if let Err(error) = task.await {
             tracing::error!(%error, "a task ended badly");
         }
     }
-    tracing::info!("stopped");
-    Ok(())
+}
+
+/// All addresses of the family in which the node is known.
+fn everywhere(node_ip: IpAddr, port: u16) -> SocketAddr {
+    let address = match node_ip {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    SocketAddr::new(address, port)
 }
 
 fn stop_on_signal(stop: &CancellationToken) -> Result<(), RunError> {

@@ -140,6 +140,7 @@ impl SegmentSource for Serving {
             len: io.size(),
             piece_bytes: offer.store.snapshot().sizes.piece_bytes,
             io,
+            metadata: None,
         })
     }
 

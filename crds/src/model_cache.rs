@@ -99,6 +99,7 @@ pub struct ModelCacheSpec {
 /// One model.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = rules::plain_without_token())]
 pub struct Model {
     /// Name within this ModelCache: a DNS label of at most 63 characters.
     #[schemars(length(max = rules::LABEL_LENGTH))]
@@ -106,6 +107,19 @@ pub struct Model {
     pub name: String,
     /// Where it comes from; exactly one member.
     pub source: ModelSource,
+    /// Who besides the nodes may take it.
+    #[serde(default)]
+    pub peers: Peers,
+}
+
+/// Who besides the cluster's nodes may take a model.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Peers {
+    /// Give its files to every BitTorrent client that reaches the agents' plain port, unencrypted. Only for a model that the
+    /// hub gives to everybody: one with a tokenSecret is never given.
+    #[serde(default)]
+    pub plain_bit_torrent: bool,
 }
 
 /// Where a model comes from: exactly one member is set.

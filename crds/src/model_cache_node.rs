@@ -53,6 +53,9 @@ pub struct NodeSnapshot {
     /// Where bytes may come from.
     #[serde(default)]
     pub source: SourcePolicy,
+    /// Whether other BitTorrent clients may take its files.
+    #[serde(default)]
+    pub plain_bit_torrent: bool,
     /// The models that it is; more than one where ModelCaches name the same snapshot.
     #[x_kube(merge_strategy = ListMerge::Map(vec!["cache".into(), "model".into()]))]
     pub models: Vec<NodeModel>,

@@ -74,6 +74,9 @@ pub struct ModelSnapshotSpec {
     /// Commit, 40 hex digits.
     #[schemars(regex(pattern = "^[0-9a-f]{40}$"), length(max = 40))]
     pub commit: String,
+    /// The hub listed it, and gave a part of it, to somebody without a token: it is neither gated nor private.
+    #[serde(default)]
+    pub public: bool,
     /// All files after include and exclude, sorted bytewise by path.
     #[schemars(length(max = rules::FILES_MAX))]
     pub files: Vec<File>,

@@ -84,6 +84,18 @@ pub(crate) fn model_name() -> Rule {
     dns_label("a model's name", "minilm")
 }
 
+/// What needs a token is not for everybody.
+pub(crate) fn plain_without_token() -> Rule {
+    Rule::new(
+        "!self.peers.plainBitTorrent || !has(self.source.huggingFace) || !has(self.source.huggingFace.tokenSecret)",
+    )
+    .message(
+        "plainBitTorrent gives the model to every BitTorrent client that asks, and a model with tokenSecret is not for \
+         everybody: remove one of the two",
+    )
+    .field_path(".peers.plainBitTorrent")
+}
+
 /// Exactly one source.
 pub(crate) fn one_source() -> Rule {
     Rule::new("has(self.huggingFace)").message(

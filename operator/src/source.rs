@@ -141,6 +141,8 @@ pub struct Facts {
     pub size_bytes: u64,
     /// Number of segments of its plan.
     pub segments: u32,
+    /// The hub gave it to somebody without a token.
+    pub public: bool,
 }
 
 /// A listing that makes no ModelSnapshot.
@@ -159,11 +161,13 @@ pub enum ListingError {
     },
 }
 
-/// The ModelSnapshot of `source` at `commit` with these files (already chosen by the patterns, sorted by path).
+/// The ModelSnapshot of `source` at `commit` with these files (already chosen by the patterns, sorted by path). `public`: they
+/// were had without a token.
 pub fn snapshot(
     source: &Source,
     commit: &str,
     files: &[SnapshotFile],
+    public: bool,
 ) -> Result<(ModelSnapshot, Facts), ListingError> {
     if files.is_empty() {
         return Err(ListingError::Empty);
@@ -175,6 +179,7 @@ pub fn snapshot(
         repository: source.repository.clone(),
         revision: source.revision.clone(),
         commit: commit.to_owned(),
+        public,
         files: files.iter().map(file).collect(),
         segment_bytes: i64::try_from(sizes.segment_bytes).unwrap_or(i64::MAX),
         piece_bytes: i64::from(sizes.piece_bytes),
@@ -239,6 +244,7 @@ pub fn facts(object: &ModelSnapshot) -> Facts {
             .map(|file| u64::try_from(file.size).unwrap_or(0))
             .sum(),
         segments: segments(spec).unwrap_or(0),
+        public: spec.public,
     }
 }
 
@@ -347,7 +353,7 @@ mod tests {
         let mut git = one_file("b", 5);
         git.blob = BlobId::Git([0xbb; 20]);
         let files = [one_file("a", 3 << 20), git, one_file("c", 0)];
-        let (object, told) = snapshot(&source, &commit, &files).unwrap();
+        let (object, told) = snapshot(&source, &commit, &files, true).unwrap();
         assert_eq!(facts(&object), told);
         assert_eq!(told.source, source.hash());
         assert_eq!(told.size_bytes, (3 << 20) + 5);
@@ -360,18 +366,18 @@ mod tests {
     fn what_is_empty_or_too_large_for_one_object_is_refused() {
         let commit = "c".repeat(40);
         assert_eq!(
-            snapshot(&source(), &commit, &[]).unwrap_err(),
+            snapshot(&source(), &commit, &[], false).unwrap_err(),
             ListingError::Empty
         );
         let fits: Vec<_> = (0..3000)
             .map(|n| one_file(&format!("data/part-{n:05}.bin"), n))
             .collect();
-        assert!(snapshot(&source(), &commit, &fits).is_ok());
+        assert!(snapshot(&source(), &commit, &fits, false).is_ok());
         let many: Vec<_> = (0..12_000)
             .map(|n| one_file(&format!("data/part-{n:05}.bin"), n))
             .collect();
         assert!(matches!(
-            snapshot(&source(), &commit, &many),
+            snapshot(&source(), &commit, &many, false),
             Err(ListingError::TooLarge { files: 12_000, bytes }) if bytes > OBJECT_MAX_BYTES
         ));
     }

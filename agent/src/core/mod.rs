@@ -10,15 +10,17 @@ mod names;
 mod node;
 mod transfer;
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use modelcache_swarm::coordination::AgentMessage;
+use modelcache_swarm::discovery::service::Peers;
 use modelcache_swarm::engine::{Engine, EngineError, Uploader, UploaderError};
 use modelcache_swarm::link::Security;
-use modelcache_swarm::store::{Space, Store, StoreError};
+use modelcache_swarm::store::{SnapshotStore, Space, Store, StoreError};
 use thiserror::Error;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -79,7 +81,12 @@ pub struct Settings {
     pub cache_dir: PathBuf,
     /// How this node and the others know each other.
     pub security: Security,
+    /// Where to find others while there is no coordinator.
+    pub peers: Peers,
 }
+
+/// The snapshots whose files other BitTorrent clients may take, by name.
+pub type Public = BTreeMap<String, SnapshotStore>;
 
 /// Takes messages to the coordinator; drops them while there is no connection.
 pub trait Outbox: Send + 'static {
@@ -107,6 +114,7 @@ struct Context {
     store: Store,
     engine: Engine,
     serving: Arc<Serving>,
+    peers: Peers,
     metrics: Arc<Metrics>,
     names: Names,
     results: mpsc::UnboundedSender<Event>,
@@ -148,6 +156,7 @@ pub struct Core {
     peer_address: SocketAddr,
     health: Arc<Health>,
     state: watch::Sender<NodeState>,
+    public: watch::Sender<Public>,
     // Dropped last: other nodes can take until the end.
     _uploader: Uploader,
 }
@@ -178,6 +187,7 @@ impl Core {
             store,
             engine,
             serving,
+            peers: settings.peers.clone(),
             metrics,
             names,
             results: sender,
@@ -198,6 +208,7 @@ impl Core {
             peer_address,
             health,
             state,
+            public: watch::Sender::default(),
             _uploader: uploader,
         })
     }
@@ -212,6 +223,12 @@ impl Core {
     #[must_use]
     pub fn state(&self) -> watch::Receiver<NodeState> {
         self.state.subscribe()
+    }
+
+    /// What other BitTorrent clients may take, from now on.
+    #[must_use]
+    pub fn public(&self) -> watch::Receiver<Public> {
+        self.public.subscribe()
     }
 
     /// Follows intents and orders until `stop`, then waits until nothing is half-written.
@@ -246,6 +263,12 @@ impl Core {
                 }
             }
             if let Some(state) = node.state(tick) {
+                let public = node.public();
+                self.public.send_if_modified(|old| {
+                    let changed = *old != public;
+                    *old = public;
+                    changed
+                });
                 self.context.metrics.show(&state);
                 self.state.send_if_modified(|old| {
                     let changed = *old != state;

@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use super::entry::Entry;
 use super::transfer::Order;
-use super::{Context, Event, Link, Outbox};
+use super::{Context, Event, Link, Outbox, Public};
 use crate::coordinator::LinkEvent;
 use crate::intent::{Intent, Wanted};
 use crate::reasons;
@@ -263,6 +263,16 @@ impl Node {
             connected: self.link.connected,
             snapshots,
         })
+    }
+
+    /// The snapshots whose files other BitTorrent clients may take now.
+    pub(super) fn public(&self) -> Public {
+        let now = Instant::now();
+        let public = self
+            .entries
+            .iter()
+            .filter_map(|(name, entry)| Some((name.clone(), entry.public(now)?.clone())));
+        public.collect()
     }
 
     fn outlook(&self, now: Instant) -> Outlook {

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use modelcache_swarm::coordination::Held;
 use modelcache_swarm::engine::Take;
@@ -30,7 +30,7 @@ pub(super) enum Order {
     Take {
         /// Piece hashes.
         pieces: PieceHashes,
-        /// Name of the node.
+        /// Name of the node, or its address where nobody says the name.
         holder: String,
         /// Where it serves.
         address: SocketAddr,
@@ -173,6 +173,7 @@ impl Transfer {
                     received.inc_by(bytes);
                 };
                 self.context.engine.take(take, on_bytes).await?;
+                self.context.peers.lock().verified(*address, Instant::now());
                 Ok(Brought::Pieces(pieces.clone(), io, Some(Source::Peer)))
             }
         }

@@ -1,5 +1,7 @@
-//! Metrics of discovery on the local network.
+//! Metrics of what is known of other nodes without the coordinator.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -12,53 +14,80 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
-/// What discovery on the local network has heard, read when somebody asks. Empty while it is off.
+/// What is shown, read when somebody asks. Each part is empty until there is something to show.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Heard(Arc<OnceLock<(Arc<Counters>, Peers)>>);
+pub(super) struct Heard(Arc<Shown>);
+
+#[derive(Debug, Default)]
+struct Shown {
+    announcements: OnceLock<Arc<Counters>>,
+    peers: OnceLock<Peers>,
+}
 
 impl Collector for Heard {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let Some((counters, peers)) = self.0.get() else {
-            return Ok(());
-        };
-        let mut datagrams = encoder.encode_descriptor(
-            "announcements",
-            "Announcements of other nodes on the local network, by whether they were believed and why not.",
-            None,
-            MetricType::Counter,
-        )?;
-        let refused = Refusal::ALL.map(|reason| (reason.name(), counters.refused(reason)));
-        for (result, count) in [("accepted", counters.accepted())]
-            .into_iter()
-            .chain(refused)
-        {
-            ConstCounter::new(count).encode(datagrams.encode_family(&[("result", result)])?)?;
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        if let Some(counters) = self.0.announcements.get() {
+            announcements(&mut encoder, counters)?;
         }
-        let now = Instant::now();
-        let (mut fresh, mut usable) = (0, 0);
-        for (_, peer) in peers.lock().peers(now) {
-            match peer.age(now) {
-                Some(Age::Fresh) => fresh += 1,
-                Some(Age::Usable) => usable += 1,
-                None => {}
-            }
+        match self.0.peers.get() {
+            Some(known) => peers(&mut encoder, known),
+            None => Ok(()),
         }
-        let mut known = encoder.encode_descriptor(
-            "lan_peers",
-            "Addresses of peers known from the local network, heard within 2 minutes (fresh) or 15 (usable).",
-            None,
-            MetricType::Gauge,
-        )?;
-        for (age, count) in [("fresh", fresh), ("usable", usable)] {
-            ConstGauge::<i64>::new(count).encode(known.encode_family(&[("age", age)])?)?;
-        }
-        Ok(())
     }
 }
 
 impl Heard {
-    /// Shows this from now on; the first call counts.
-    pub(super) fn show(&self, counters: Arc<Counters>, peers: Peers) {
-        let _ = self.0.set((counters, peers));
+    /// Shows these from now on; the first call counts.
+    pub(super) fn show_announcements(&self, counters: Arc<Counters>) {
+        let _ = self.0.announcements.set(counters);
     }
+
+    /// Shows these from now on; the first call counts.
+    pub(super) fn show_peers(&self, peers: Peers) {
+        let _ = self.0.peers.set(peers);
+    }
+}
+
+fn announcements(encoder: &mut DescriptorEncoder<'_>, counters: &Counters) -> fmt::Result {
+    let mut datagrams = encoder.encode_descriptor(
+        "announcements",
+        "Announcements of other nodes on the local network, by whether they were believed and why not.",
+        None,
+        MetricType::Counter,
+    )?;
+    let refused = Refusal::ALL.map(|reason| (reason.name(), counters.refused(reason)));
+    for (result, count) in [("accepted", counters.accepted())]
+        .into_iter()
+        .chain(refused)
+    {
+        ConstCounter::new(count).encode(datagrams.encode_family(&[("result", result)])?)?;
+    }
+    Ok(())
+}
+
+fn peers(encoder: &mut DescriptorEncoder<'_>, peers: &Peers) -> fmt::Result {
+    let mut counts: BTreeMap<_, i64> = BTreeMap::new();
+    let now = Instant::now();
+    for (_, peer) in peers.lock().peers(now) {
+        let age = match peer.age(now) {
+            Some(Age::Fresh) => "fresh",
+            Some(Age::Usable) => "usable",
+            None => continue,
+        };
+        let verified = if peer.verified.is_some() { "yes" } else { "no" };
+        for origin in peer.origins.keys() {
+            *counts.entry((origin.name(), age, verified)).or_default() += 1;
+        }
+    }
+    let mut known = encoder.encode_descriptor(
+        "known_peers",
+        "Addresses of other nodes known without the coordinator, by from where, whether they were last named within 2 minutes (fresh) or 15 (usable), and whether the last connection to them succeeded (verified).",
+        None,
+        MetricType::Gauge,
+    )?;
+    for ((origin, age, verified), count) in counts {
+        let labels = [("origin", origin), ("age", age), ("verified", verified)];
+        ConstGauge::<i64>::new(count).encode(known.encode_family(&labels)?)?;
+    }
+    Ok(())
 }

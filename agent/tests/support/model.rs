@@ -110,6 +110,7 @@ pub fn intent(snapshots: &[Arc<Snapshot>]) -> Intent {
                     model: snapshot.name.clone(),
                 }],
                 source: SourcePolicy::PeersFirst,
+                plain_bit_torrent: false,
                 content: Ok(snapshot.clone()),
             })
             .collect(),

@@ -71,3 +71,25 @@ prometheus.io/port: {{ .port | quote }}
 prometheus.io/path: /metrics
 {{- end }}
 {{- end -}}
+
+{{/* Arguments by which agents announce themselves. */}}
+{{- define "modelcache.announce" -}}
+{{- if .Values.agent.discovery.announce }}
+{{- if not .Values.agent.hostNetwork }}
+{{- fail "agent.discovery.announce needs agent.hostNetwork: pod networks carry neither multicast nor broadcast; agents find each other by their Service there" }}
+{{- end }}
+{{- with .Values.agent.discovery }}
+- --announce
+- --lan-group={{ .group }}
+- --lan-group-v6={{ .groupV6 }}
+- --lan-port={{ .port }}
+- --lan-ttl={{ .ttl }}
+{{- with .interfaces }}
+- {{ printf "--lan-interfaces=%s" (join "," .) | quote }}
+{{- end }}
+{{- with .exclude }}
+- {{ printf "--lan-exclude=%s" (join "," .) | quote }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end -}}

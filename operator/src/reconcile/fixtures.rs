@@ -133,6 +133,7 @@ impl Scene {
                 files: 3,
                 size_bytes: SIZE.unsigned_abs(),
                 segments: 7,
+                public: true,
             }),
             ..SnapshotSeen::default()
         };
@@ -165,6 +166,7 @@ impl Scene {
         spec.snapshots.push(NodeSnapshot {
             name: snapshot.to_owned(),
             source: SourcePolicy::PeersFirst,
+            plain_bit_torrent: false,
             models: models.to_vec(),
         });
         seen.status.snapshots.push(NodeSnapshotStatus {

@@ -65,6 +65,8 @@ pub struct Model {
     pub secret: Option<SecretRef>,
     /// Certificate authorities to trust.
     pub ca_bundle: Option<String>,
+    /// Whether the spec lets other BitTorrent clients take it.
+    pub plain_bit_torrent: bool,
 }
 
 /// A set of nodes.
@@ -262,6 +264,7 @@ fn model(
             key: secret.key.clone(),
         }),
         ca_bundle: hub.ca_bundle.clone(),
+        plain_bit_torrent: spec.peers.plain_bit_torrent,
     })
 }
 

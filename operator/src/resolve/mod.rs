@@ -295,8 +295,9 @@ impl Asker {
             })?;
         let mut files = listing.files;
         files.retain(|file| origin::matches(&source.include, &source.exclude, &file.path));
-        let (object, facts) = source::snapshot(source, &listing.commit, &files)
-            .map_err(|error| Fault::of_listing(&error))?;
+        let (object, facts) =
+            source::snapshot(source, &listing.commit, &files, access.token.is_none())
+                .map_err(|error| Fault::of_listing(&error))?;
         Ok(Resolved { object, facts })
     }
 }

@@ -43,7 +43,7 @@ const LIMITS: Limits = Limits {
     sources: 4096,
 };
 
-/// How often interfaces are listed and old entries forgotten.
+/// How often interfaces are listed and what was heard is forgotten.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// After an error of the network, which repeats at once more often than not.
 const ERROR_PAUSE: Duration = Duration::from_millis(200);
@@ -208,7 +208,7 @@ impl Service {
         self.announce(true).await;
     }
 
-    /// Looks at what changes by itself: interfaces, and the age of what is known.
+    /// Looks at what changes by itself: interfaces, and the age of what was heard.
     fn look(&mut self) {
         let now = Now::read();
         match interfaces::list() {
@@ -216,7 +216,6 @@ impl Service {
             Err(error) => tracing::warn!(%error, "cannot list the network interfaces"),
         }
         self.guard.forget_stale(now);
-        self.peers.lock().expire(now.monotonic);
     }
 
     fn follow(&mut self, listed: &[Interface], now: Instant) {

@@ -20,7 +20,7 @@ use crate::inventory::{Answer, MAX_ANSWER_BYTES, MAX_QUESTION_BYTES, MAX_WANTS, 
 use crate::link::{LinkError, Security};
 
 /// For everything from dialling to the end of the answer.
-const TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why there is no answer.
 #[derive(Debug, Error)]
@@ -28,15 +28,26 @@ pub enum AskError {
     /// Nothing, or not all, came in time.
     #[error("it did not answer within {} seconds", TIMEOUT.as_secs())]
     Slow,
-    /// It cannot be reached, or hung up: as a node does that does not have the snapshot.
-    #[error("it cannot be asked: {0}")]
-    Io(#[from] io::Error),
+    /// It cannot be reached.
+    #[error("it cannot be reached: {0}")]
+    Unreachable(io::Error),
+    /// It hung up.
+    #[error("it hung up, as a node does that has nothing of what it is asked for: {0}")]
+    HungUp(#[from] io::Error),
     /// It is none of us, or we are none of its.
     #[error(transparent)]
     Link(#[from] LinkError),
     /// It speaks something else.
     #[error("it does not answer as a node of this version does: {0}")]
     Answer(String),
+}
+
+impl AskError {
+    /// Whether a link to the node stood all the same: it is there, and one of us.
+    #[must_use]
+    pub fn linked(&self) -> bool {
+        matches!(self, Self::HungUp(_) | Self::Answer(_))
+    }
 }
 
 impl From<WireError> for AskError {
@@ -53,8 +64,10 @@ pub(super) async fn ask(
     question: &Question,
 ) -> Result<Answer, AskError> {
     let talk = async {
-        let stream = TcpStream::connect(holder).await?;
-        stream.set_nodelay(true)?;
+        let stream = TcpStream::connect(holder)
+            .await
+            .map_err(AskError::Unreachable)?;
+        stream.set_nodelay(true).map_err(AskError::Unreachable)?;
         let mut link = security.dial(stream).await?;
         ask_over(&mut link, snapshot, question).await
     };
@@ -102,7 +115,8 @@ pub(super) async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
     timeout(TIMEOUT, talk).await.map_err(|_| AskError::Slow)?
 }
 
-fn frame(message: &impl Serialize) -> Result<Vec<u8>, AskError> {
+/// One message as a frame.
+pub(super) fn frame(message: &impl Serialize) -> Result<Vec<u8>, AskError> {
     let mut out = vec![0, 0, 0, 0, EXTENDED];
     serde_json::to_writer(&mut out, message)
         .map_err(|error| AskError::Answer(error.to_string()))?;
@@ -112,7 +126,7 @@ fn frame(message: &impl Serialize) -> Result<Vec<u8>, AskError> {
 }
 
 /// Reads one frame of at most `most` bytes of JSON. The buffer grows with what arrives, not with what is announced.
-async fn read<S: AsyncRead + Unpin, T: DeserializeOwned>(
+pub(super) async fn read<S: AsyncRead + Unpin, T: DeserializeOwned>(
     stream: &mut S,
     most: usize,
 ) -> Result<T, AskError> {
@@ -184,10 +198,14 @@ mod tests {
         let node = one().await;
         let question = Question { wants: vec![3] };
         let stranger = ask(&keys_of(2), node.local_addr(), "known", &question).await;
-        assert!(matches!(stranger, Err(AskError::Link(_))), "{stranger:?}");
+        let error = stranger.unwrap_err();
+        assert!(
+            matches!(error, AskError::Link(_)) && !error.linked(),
+            "{error:?}"
+        );
         let mut plain = TcpStream::connect(node.local_addr()).await.unwrap();
         let unasked = ask_over(&mut plain, "known", &question).await;
-        assert!(matches!(unasked, Err(AskError::Io(_))), "{unasked:?}");
+        assert!(matches!(unasked, Err(AskError::HungUp(_))), "{unasked:?}");
     }
 
     #[tokio::test]
@@ -218,7 +236,22 @@ mod tests {
             &Question::default(),
         )
         .await;
-        assert!(matches!(asked, Err(AskError::Io(_))), "{asked:?}");
+        let error = asked.unwrap_err();
+        assert!(
+            matches!(error, AskError::HungUp(_)) && error.linked(),
+            "{error:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn who_is_not_there_is_unreachable() {
+        let gone = one().await.local_addr();
+        let asked = ask(&keys_of(1), gone, "known", &Question::default()).await;
+        let error = asked.unwrap_err();
+        assert!(
+            matches!(error, AskError::Unreachable(_)) && !error.linked(),
+            "{error:?}"
+        );
     }
 
     #[tokio::test]

@@ -3,10 +3,15 @@
 //! Every segment is a torrent of its own that is open only while it is taken. librqbit runs on a single-threaded
 //! runtime in a thread of its own (measured: half the processor time of the multi-threaded one, and its work never
 //! delays ours), without listener, DHT, local discovery or trackers: it dials the holder that the coordinator named
-//! and nobody else. Between members of a cluster both sides speak over links ([`crate::link`]).
+//! and nobody else. Between members of a cluster both sides speak over links ([`crate::link`]). [`PlainListener`] gives whole
+//! files to other BitTorrent clients.
 
+mod accept;
 mod ask;
+mod back;
 mod forward;
+mod metadata;
+mod plain;
 mod serve;
 mod source;
 mod storage;
@@ -38,6 +43,8 @@ use forward::Forwarder;
 use storage::{BLOCK_BYTES, Pool, Transfer};
 
 pub use ask::AskError;
+pub use back::{Back, Examined, examine};
+pub use plain::PlainListener;
 pub use source::{OnSent, SegmentSource, Served};
 pub use uploader::{Uploader, UploaderError};
 

@@ -1,9 +1,10 @@
 //! One connection of the giving side: what a peer asks for is read from the segments and sent.
 //!
-//! It speaks the part of BEP 3 that a holder of everything needs.
+//! It speaks the part of BEP 3 that a holder of everything needs, and with peers that are no members that of BEP 9.
 
 use std::collections::VecDeque;
 use std::io;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use socket2::SockRef;
@@ -11,9 +12,11 @@ use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::TryAcquireError;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::ask::{self, AskError};
+use super::back::DialBack;
+use super::metadata::{Metadata, TooMany};
 use super::source::{OnSent, SegmentSource, Served};
 use super::wire::{self, HANDSHAKE_BYTES, Message, PIECE_HEADER_BYTES, Request, WireError};
 use crate::link::{Link, LinkError};
@@ -27,6 +30,7 @@ const FEW: usize = 8;
 /// ... for so long: a quarter of the time that a receiver's window lasts at 2 Gbit/s.
 const GATHER: Duration = Duration::from_millis(4);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A peer that has not asked for anything for so long is not served any longer, whatever else it says.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(150);
 
 /// Why a connection ended, for the log.
@@ -52,6 +56,12 @@ pub(super) enum Closed {
     Read(io::Error),
 }
 
+impl From<TooMany> for Closed {
+    fn from(_: TooMany) -> Self {
+        Self::Greedy
+    }
+}
+
 /// The way to one peer.
 pub(super) trait Connection: AsyncRead + AsyncWrite + Send + Unpin {
     /// Has the kernel acknowledge what has arrived now instead of with the next bytes that are sent.
@@ -71,12 +81,14 @@ impl Connection for TcpStream {
     }
 }
 
-/// Serves one connection until the peer leaves. `batch` says how many bytes may be read at once.
+/// Serves one connection until the peer leaves. `batch` says how many bytes may be read at once. With `back`
+/// who came from that address is dialled when it asks for it.
 pub(super) async fn serve(
     mut stream: impl Connection,
     source: &dyn SegmentSource,
     on_sent: &OnSent,
     batch: impl Fn() -> usize,
+    back: Option<(&DialBack, IpAddr)>,
 ) -> Result<(), Closed> {
     stream.acknowledge_at_once();
     let mut hello = [0; HANDSHAKE_BYTES];
@@ -85,7 +97,10 @@ pub(super) async fn serve(
         .map_err(|_| Closed::Idle)??;
     let info_hash = wire::parse_handshake(&hello)?;
     let Some(served) = source.find(info_hash) else {
-        let answered = ask::answer(&mut stream, source, info_hash).await?;
+        let mut answered = ask::answer(&mut stream, source, info_hash).await?;
+        if let Some((back, asker)) = back.filter(|_| !answered) {
+            answered = back.answer(&mut stream, info_hash, asker).await?;
+        }
         return if answered {
             Ok(())
         } else {
@@ -96,12 +111,28 @@ pub(super) async fn serve(
 
     let pieces = piece_count(served.len, served.piece_bytes);
     let mut out = wire::handshake(&info_hash, &wire::peer_id());
-    out.extend(wire::greeting(u32::try_from(pieces).unwrap_or(u32::MAX)));
+    let info = served.metadata.clone();
+    let metadata = info
+        .filter(|_| wire::knows_extensions(&hello))
+        .map(Metadata::new);
+    let greeting = wire::greeting(u32::try_from(pieces).unwrap_or(u32::MAX));
+    if let Some(metadata) = &metadata {
+        wire::know_extensions(&mut out);
+        out.extend(metadata.hello(MAX_QUEUED / 8));
+    }
+    out.extend(greeting);
     send(&mut stream, &out).await?;
 
-    let mut requests = Requests::default();
+    let mut requests = Requests {
+        metadata,
+        ..Requests::default()
+    };
     while requests.gather(&mut stream, &served).await? {
+        requests.tell(&mut stream, &mut out).await?;
         let blocks = requests.take(batch());
+        if blocks.is_empty() {
+            continue;
+        }
         let payload = read(&served, blocks, &mut out).await?;
         send(&mut stream, &out).await?;
         on_sent(info_hash, payload);
@@ -125,6 +156,8 @@ struct Requests {
     queue: VecDeque<(u64, Request)>,
     /// Bytes asked for since the beginning.
     asked: u64,
+    /// What the peer may be told besides, if it knows how to ask.
+    metadata: Option<Metadata>,
 }
 
 impl Requests {
@@ -139,10 +172,15 @@ impl Requests {
         stream: &mut impl Connection,
         served: &Served,
     ) -> Result<bool, Closed> {
+        let idle = Instant::now() + IDLE_TIMEOUT;
         loop {
+            if self.metadata.as_ref().is_some_and(Metadata::is_asked) {
+                return Ok(true);
+            }
             let Some(patience) = patience(self.queue.len(), self.asked < served.len) else {
                 return Ok(true);
             };
+            let patience = patience.min(idle.saturating_duration_since(Instant::now()));
             self.input.reserve(4 << 10);
             match timeout(patience, stream.read_buf(&mut self.input)).await {
                 Ok(read) => {
@@ -166,16 +204,41 @@ impl Requests {
         let mut taken = 0;
         while let Some((message, len)) = wire::parse(&self.input[taken..])? {
             taken += len;
-            if let Message::Request(request) = message {
-                let offset = wire::locate(request, served.len, served.piece_bytes)?;
-                if self.queue.len() == MAX_QUEUED {
-                    return Err(Closed::Greedy);
+            match message {
+                Message::Request(request) => {
+                    let offset = wire::locate(request, served.len, served.piece_bytes)?;
+                    if self.queue.len() == MAX_QUEUED {
+                        return Err(Closed::Greedy);
+                    }
+                    self.queue.push_back((offset, request));
+                    self.asked += u64::from(request.len);
                 }
-                self.queue.push_back((offset, request));
-                self.asked += u64::from(request.len);
+                Message::Extended(body) => {
+                    if let Some(metadata) = &mut self.metadata {
+                        metadata.hear(body)?;
+                    }
+                }
+                Message::Other => {}
             }
         }
         self.input.drain(..taken);
+        Ok(())
+    }
+
+    /// Tells the peer what it has asked for besides blocks.
+    async fn tell(
+        &mut self,
+        stream: &mut impl Connection,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Closed> {
+        let Some(metadata) = &mut self.metadata else {
+            return Ok(());
+        };
+        out.clear();
+        while metadata.answer(out) {
+            send(stream, out).await?;
+            out.clear();
+        }
         Ok(())
     }
 
@@ -335,6 +398,7 @@ mod tests {
             len: 64 << 14,
             piece_bytes: 16 << 10,
             io: Arc::new(MemoryIo::empty(64 << 14)),
+            metadata: None,
         };
         let mut requests = Requests::default();
         // A keep-alive and half a request: nothing can be answered, so more can come only after an acknowledgement.

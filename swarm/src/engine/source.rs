@@ -14,6 +14,8 @@ pub struct Served {
     pub piece_bytes: u32,
     /// Where its bytes are read.
     pub io: Arc<dyn SegmentIo>,
+    /// The torrent's info dictionary, for peers who may know its hash only. Members of a cluster know it.
+    pub metadata: Option<Arc<[u8]>>,
 }
 
 /// Knows which segments this node serves.

@@ -115,6 +115,7 @@ async fn holder_with(
                 len: take.len,
                 piece_bytes: take.piece_bytes,
                 io: Arc::new(MemoryIo::holding(bytes.clone())),
+                metadata: None,
             };
             (hash_of(take), served)
         })
@@ -205,6 +206,7 @@ async fn a_disk_is_waited_for() {
         len: take.len,
         piece_bytes: take.piece_bytes,
         io: Arc::new(MemoryIo::waiting(bytes.clone())),
+        metadata: None,
     };
     let shelf = Shelf(HashMap::from([(hash_of(&take), served)]));
     let addr = "127.0.0.1:0".parse().unwrap();

@@ -4,23 +4,23 @@
 //! for the price of one socket. What is said on a connection is [`super::serve`]'s.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tracing::{debug, warn};
 
+use super::accept::accept;
+use super::back::DialBack;
 use super::serve::{Closed, Connection as _, serve};
 use super::source::{OnSent, SegmentSource};
-use crate::link::Security;
+use crate::link::{Lobby, Security, Visit};
 
 /// Connections served at once; more are closed at once.
 const MAX_CONNECTIONS: usize = 512;
-/// Connections at once of which nothing is known yet; more are closed at once.
+/// Connections at once of which nothing is known yet; see [`Lobby`].
 const MAX_STRANGERS: usize = 128;
 /// Bytes that are read and sent together.
 const BATCH_BYTES: usize = 256 << 10;
@@ -62,13 +62,19 @@ impl Uploader {
         let addr = listener.local_addr().map_err(error)?;
         let mut tasks = JoinSet::new();
         let host = Host {
+            back: DialBack::new(security.clone()),
             security,
             source,
             on_sent,
-            strangers: Arc::new(Semaphore::new(MAX_STRANGERS)),
-            peers: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            strangers: Lobby::new(MAX_STRANGERS),
+            peers: Semaphore::new(MAX_CONNECTIONS),
         };
-        tasks.spawn(accept(listener, Arc::new(host)));
+        let host = Arc::new(host);
+        tasks.spawn(accept(listener, move |stream, peer| {
+            let place = host.strangers.enter(peer.ip());
+            let host = host.clone();
+            Some(async move { host.receive(stream, peer.ip(), place).await })
+        }));
         Ok(Self {
             addr,
             _tasks: tasks,
@@ -85,54 +91,23 @@ impl Uploader {
 /// What all connections share.
 struct Host {
     security: Security,
+    back: DialBack,
     source: Arc<dyn SegmentSource>,
     on_sent: OnSent,
-    strangers: Arc<Semaphore>,
-    peers: Arc<Semaphore>,
-}
-
-async fn accept(listener: TcpListener, host: Arc<Host>) {
-    let mut connections = JoinSet::new();
-    loop {
-        while connections.try_join_next().is_some() {}
-        let (stream, peer) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                // Out of descriptors, most likely: accepting again at once would only burn the processor.
-                warn!(%error, "cannot accept a peer");
-                tokio::time::sleep(Duration::from_millis(200)).await;
-                continue;
-            }
-        };
-        let Ok(stranger) = host.strangers.clone().try_acquire_owned() else {
-            debug!(%peer, "too many peers of which nothing is known, closing");
-            continue;
-        };
-        let host = host.clone();
-        connections.spawn(async move {
-            match host.receive(stream, stranger).await {
-                Ok(()) => {}
-                Err(reason @ Closed::Read(_)) => warn!(%peer, %reason, "peer connection closed"),
-                Err(reason) => debug!(%peer, %reason, "peer connection closed"),
-            }
-        });
-    }
+    strangers: Lobby,
+    peers: Semaphore,
 }
 
 impl Host {
     /// Serves one connection once it is known to be a member's.
-    async fn receive(
-        &self,
-        stream: TcpStream,
-        stranger: OwnedSemaphorePermit,
-    ) -> Result<(), Closed> {
+    async fn receive(&self, stream: TcpStream, peer: IpAddr, place: Visit) -> Result<(), Closed> {
         stream.set_nodelay(true)?;
         stream.acknowledge_at_once();
-        let link = self.security.accept(stream).await?;
+        let link = self.security.receive(stream, place).await?;
         let batch = || batch_bytes(MAX_CONNECTIONS - self.peers.available_permits());
         let _peer = self.peers.try_acquire()?;
-        drop(stranger);
-        serve(link, &*self.source, &self.on_sent, batch).await
+        let (source, on_sent) = (&*self.source, &self.on_sent);
+        serve(link, source, on_sent, batch, Some((&self.back, peer))).await
     }
 }
 

@@ -1,4 +1,4 @@
-//! The few messages of BEP 3 that a holder needs, as pure functions over untrusted bytes.
+//! The few messages of BEP 3 and 10 that a holder needs, as pure functions over untrusted bytes.
 
 use rand::Rng;
 use thiserror::Error;
@@ -44,10 +44,27 @@ pub(super) struct Request {
 
 /// What a receiver says, as far as a holder cares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Message {
+pub(super) enum Message<'a> {
     Request(Request),
-    /// Interest, what the receiver has, keep-alives, extensions: nothing that a holder of everything acts upon.
+    /// What follows the byte 20.
+    Extended(&'a [u8]),
+    /// Interest, what the receiver has, keep-alives: nothing that a holder of everything acts upon.
     Other,
+}
+
+/// Where the bit stands that says "I know extension messages" (BEP 10).
+const EXTENSIONS: (usize, u8) = (25, 0x10);
+
+/// Whether a handshake says that its sender knows extension messages.
+pub(super) fn knows_extensions(bytes: &[u8; HANDSHAKE_BYTES]) -> bool {
+    bytes[EXTENSIONS.0] & EXTENSIONS.1 != 0
+}
+
+/// Has a handshake of ours say that we know extension messages.
+pub(super) fn know_extensions(handshake: &mut [u8]) {
+    if let Some(reserved) = handshake.get_mut(EXTENSIONS.0) {
+        *reserved |= EXTENSIONS.1;
+    }
 }
 
 /// The info hash that a handshake asks for.
@@ -67,7 +84,7 @@ pub(super) fn peer_id() -> [u8; 20] {
     id
 }
 
-/// Our handshake. No extension bit is set: both ends know the metadata, and peers come from the coordinator only.
+/// Our handshake. No extension bit is set: members of a cluster know the metadata, and peers come from the coordinator only.
 pub(super) fn handshake(info_hash: &[u8; 20], peer_id: &[u8; 20]) -> Vec<u8> {
     [&PROTOCOL[..], &[0; 8], info_hash, peer_id].concat()
 }
@@ -89,7 +106,7 @@ pub(super) fn greeting(pieces: u32) -> Vec<u8> {
 }
 
 /// The first message in `bytes` and how many bytes it took; `None` when it is not complete yet.
-pub(super) fn parse(bytes: &[u8]) -> Result<Option<(Message, usize)>, WireError> {
+pub(super) fn parse(bytes: &[u8]) -> Result<Option<(Message<'_>, usize)>, WireError> {
     let Some((prefix, rest)) = bytes.split_first_chunk::<4>() else {
         return Ok(None);
     };
@@ -118,6 +135,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Option<(Message, usize)>, WireError>
                 _ => return Err(WireError::RequestLength(body.len())),
             }
         }
+        [EXTENDED, body @ ..] => Message::Extended(body),
         _ => Message::Other,
     };
     Ok(Some((message, 4 + len)))
@@ -179,11 +197,13 @@ mod tests {
         for bytes in [
             &[0, 0, 0, 0][..],
             &[0, 0, 0, 1, 2],
-            &[0, 0, 0, 3, 20, 0, b'd'],
             &[0, 0, 0, 5, 4, 0, 0, 0, 1],
         ] {
             assert_eq!(parse(bytes), Ok(Some((Message::Other, bytes.len()))));
         }
+        let extended = Message::Extended(&[0, b'd']);
+        let bytes = [0, 0, 0, 3, 20, 0, b'd'];
+        assert_eq!(parse(&bytes), Ok(Some((extended, bytes.len()))));
     }
 
     #[test]
@@ -191,6 +211,9 @@ mod tests {
         let mut bytes = [0; HANDSHAKE_BYTES];
         bytes.copy_from_slice(&handshake(&[7; 20], &[8; 20]));
         assert_eq!(parse_handshake(&bytes), Ok([7; 20]));
+        assert!(!knows_extensions(&bytes));
+        know_extensions(&mut bytes);
+        assert!(knows_extensions(&bytes) && bytes[25] == 0x10);
         bytes[3] ^= 1;
         assert_eq!(parse_handshake(&bytes), Err(WireError::Handshake));
     }

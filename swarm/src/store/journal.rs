@@ -214,7 +214,8 @@ impl Journal {
     }
 }
 
-fn checksum(text: &str) -> String {
+/// The first 64 bits of the SHA-256 of a line's text, as hex.
+pub(super) fn checksum(text: &str) -> String {
     let digest = digest::digest(&digest::SHA256, text.as_bytes());
     digest
         .as_ref()

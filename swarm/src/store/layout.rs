@@ -47,6 +47,15 @@ impl Layout {
         self.root.join("journal")
     }
 
+    /// Only there once a file was given to other BitTorrent clients.
+    pub(super) fn all_pieces(&self) -> PathBuf {
+        self.root.join("pieces")
+    }
+
+    pub(super) fn pieces(&self, id: &BlobId) -> PathBuf {
+        self.all_pieces().join(id.etag())
+    }
+
     pub(super) fn tmp(&self) -> PathBuf {
         self.root.join("tmp")
     }

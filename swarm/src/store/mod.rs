@@ -4,6 +4,7 @@
 //! blobs/<etag>               verified contents (0444), hard-linked everywhere else
 //! partial/<etag>             contents being filled, preallocated
 //! journal/<snapshot>         durable records of held segments
+//! pieces/<etag>              piece hashes of whole files that other BitTorrent clients may take
 //! tmp/                       staging, emptied at start
 //! volumes/<snapshot>/hub/    one snapshot as a Hugging Face hub cache
 //! volumes/<snapshot>/files/  the same snapshot as plain files
@@ -19,6 +20,8 @@
 mod blob;
 mod disk;
 mod error;
+mod examine;
+mod file_hashes;
 mod io;
 mod journal;
 mod layout;
@@ -50,6 +53,7 @@ use ranges::Ranges;
 use snapshot_store::Shared;
 
 pub use error::StoreError;
+pub use examine::{Disk, examine};
 pub use snapshot_store::{Progress, SnapshotStore};
 pub use space::Space;
 pub use verdict::Verdict;

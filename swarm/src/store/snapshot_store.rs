@@ -37,6 +37,13 @@ pub struct Progress {
     pub peer_bytes: u64,
 }
 
+impl PartialEq for SnapshotStore {
+    /// Whether they are the same opening of a snapshot.
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
 pub(super) struct Shared {
     pub(super) store: Arc<Inner>,
     pub(super) snapshot: Arc<Snapshot>,

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd as _;
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -80,6 +81,26 @@ impl Lab {
 
     fn host(&self, host: u8) -> String {
         format!("{}-{host}", self.prefix)
+    }
+
+    /// A program that will run in a host.
+    pub fn command(&self, host: u8, program: &Path) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.host(host)]);
+        command.arg(program);
+        command
+    }
+
+    /// The cable to a host carries no more than this.
+    pub fn shape(&self, host: u8, rate: &str) {
+        let output = Command::new("tc")
+            .args(["-n", &self.switch(), "qdisc", "add", "dev"])
+            .arg(format!("port{host}"))
+            .args(["root", "tbf", "rate", rate])
+            .args(["burst", "512k", "latency", "50ms"])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
     }
 
     /// Configures a host's network.
@@ -177,7 +198,8 @@ impl Drop for Lab {
     }
 }
 
-fn settings(host: u8, keys: Keys) -> Settings {
+/// How a node on a host announces itself.
+pub fn settings(host: u8, keys: Keys) -> Settings {
     Settings {
         own: Some(Own {
             node: name(host),

@@ -72,6 +72,7 @@ async fn a_model_comes_from_the_hub_once_and_goes_on_to_a_peer() {
             len: segment.len(),
             piece_bytes,
             io: io.clone(),
+            metadata: None,
         };
         shelf.insert(hash, served);
     }

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use modelcache_crds::model_cache::SourcePolicy;
 use modelcache_crds::model_cache_node::Phase;
+use modelcache_swarm::store::SnapshotStore;
 
 use super::super::node::{Outlook, time_of};
 use super::Entry;
@@ -18,6 +19,13 @@ impl Entry {
     pub(in crate::core) fn phase(&self, now: Instant) -> (Phase, Option<&'static str>) {
         let (phase, fault) = self.work.view(now);
         (phase, fault.map(|fault| fault.reason))
+    }
+
+    /// The snapshot, if other BitTorrent clients may take its files now.
+    pub(in crate::core) fn public(&self, now: Instant) -> Option<&SnapshotStore> {
+        let ready = self.phase(now).0 == Phase::Ready;
+        let allowed = ready && self.wanted.plain_bit_torrent;
+        self.store.as_ref().filter(|_| allowed)
     }
 
     /// Everything about it for the outside.

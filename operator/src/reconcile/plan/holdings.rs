@@ -6,7 +6,7 @@ use modelcache_crds::model_cache::SourcePolicy;
 use modelcache_crds::model_cache_node::{NodeModel, NodeSnapshot, NodeSnapshotStatus, Phase};
 use modelcache_crds::names;
 
-use super::{NodePlan, Plan, is_ready, reported};
+use super::{NodePlan, Plain, Plan, is_ready, reported};
 use crate::agents::Agents;
 use crate::picture::{IntentSeen, NodeSeen, Picture, node_model};
 use crate::reconcile::validate::World;
@@ -16,6 +16,8 @@ use crate::reconcile::validate::World;
 struct Holding {
     snapshot: String,
     policy: SourcePolicy,
+    /// Other BitTorrent clients may take it. Never of what is only kept.
+    plain: bool,
 }
 
 type Holdings = BTreeMap<NodeModel, Holding>;
@@ -82,6 +84,7 @@ fn assign(world: &World, plan: &Plan, picture: &Picture) -> BTreeMap<String, Hol
                     let holding = Holding {
                         snapshot,
                         policy: cache.policy,
+                        plain: outlook_of_model.plain == Plain::On,
                     };
                     assigned
                         .entry(node)
@@ -130,6 +133,7 @@ fn keep(
             let holding = Holding {
                 snapshot: snapshot.name.clone(),
                 policy: snapshot.source,
+                plain: false,
             };
             holdings.insert(model.clone(), holding);
         }
@@ -144,9 +148,11 @@ fn by_snapshot(holdings: Holdings) -> Vec<NodeSnapshot> {
             .or_insert_with(|| NodeSnapshot {
                 name: holding.snapshot,
                 source: holding.policy,
+                plain_bit_torrent: false,
                 models: Vec::new(),
             });
         snapshot.source = freer(snapshot.source, holding.policy);
+        snapshot.plain_bit_torrent |= holding.plain;
         snapshot.models.push(model);
     }
     snapshots.into_values().collect()

@@ -5,6 +5,7 @@
 
 mod coordination;
 mod holdings;
+mod plain;
 mod pools;
 mod volumes;
 
@@ -22,6 +23,7 @@ use crate::resolve::{Request, Resolution, Resolved};
 use crate::secrets::SecretRef;
 use crate::source::Facts;
 
+pub use self::plain::{NotPublic, Plain};
 pub use self::pools::Selection;
 pub use self::volumes::Volume;
 
@@ -79,6 +81,8 @@ pub struct ModelOutlook {
     pub state: ModelState,
     /// Its token is missing, though the model is resolved: nodes may be unable to fetch it.
     pub token: Option<Fault>,
+    /// Whether other BitTorrent clients may take it.
+    pub plain: Plain,
     /// How it stands on each node that should hold it.
     pub nodes: BTreeMap<String, Standing>,
     /// Bytes fetched from the hub, by all nodes.
@@ -153,6 +157,7 @@ pub fn plan(picture: &Picture, world: &World, agents: &Agents) -> Plan {
                 ModelOutlook {
                     state,
                     token,
+                    plain: Plain::Off,
                     nodes: BTreeMap::new(),
                     origin_bytes: 0,
                     peer_bytes: 0,
@@ -164,6 +169,7 @@ pub fn plan(picture: &Picture, world: &World, agents: &Agents) -> Plan {
             selection: pools::select(picture, agents, cache),
         });
     }
+    plain::plan(world, &mut plan);
     volumes::plan(picture, world, &agents.cache_dir, &mut plan);
     holdings::plan(picture, world, agents, &mut plan);
     stand(picture, world, &mut plan);

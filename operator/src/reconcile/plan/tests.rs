@@ -159,7 +159,7 @@ fn what_is_not_known_is_asked_for_once_and_nothing_is_planned() {
         git_oid: "01".repeat(20),
     };
     let (object, facts) =
-        crate::source::snapshot(&request.source, &"d".repeat(40), &[file]).unwrap();
+        crate::source::snapshot(&request.source, &"d".repeat(40), &[file], true).unwrap();
     let name = facts.name.clone();
     let mut scene = scene;
     scene.picture.resolutions.insert(

@@ -1,6 +1,7 @@
 //! The store as its callers see it, and as a crash leaves it.
 
 mod crash;
+mod file_hashes;
 mod flow;
 mod layout;
 pub(super) mod power;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use modelcache_crds::conditions::reasons;
 
 use crate::reconcile::apply::Applied;
-use crate::reconcile::plan::{ModelOutlook, ModelState, Outlook, Standing};
+use crate::reconcile::plan::{ModelOutlook, ModelState, NotPublic, Outlook, Plain, Standing};
 use crate::reconcile::validate::{Cache, Model};
 
 /// Nodes named in one message; more are counted.
@@ -55,6 +55,14 @@ pub(in crate::reconcile::report) fn problems(
                 about: model.field.clone(),
                 model: Some(model.name.clone()),
                 message: fault.message(&model.field, &model.name, &model.source),
+            });
+        }
+        if let Plain::NotPublic(why) = &outlook.plain {
+            found.push(Found {
+                reason: reasons::NOT_PUBLIC,
+                about: format!("{}.peers", model.field),
+                model: Some(model.name.clone()),
+                message: not_public(model, why),
             });
         }
         let unwritten = outlook
@@ -126,6 +134,24 @@ fn overlaps(cache: &Cache, outlook: &Outlook) -> Vec<Found> {
             }
         })
         .collect()
+}
+
+/// Why other BitTorrent clients are not given a model, and what to do.
+fn not_public(model: &Model, why: &NotPublic) -> String {
+    let why = match why {
+        NotPublic::Token => "it needs a token: remove one of the two".to_owned(),
+        NotPublic::TokenOf(other) => format!(
+            "model {:?} of ModelCache {:?} is the same snapshot and needs a token: remove plainBitTorrent here or tokenSecret there",
+            other.model, other.cache
+        ),
+        NotPublic::Snapshot(name) => format!(
+            "nothing says that the hub gives it to everybody: if it does, remove the model, wait until ModelSnapshot {name} is gone, and add the model again without tokenSecret"
+        ),
+    };
+    format!(
+        "{}.peers.plainBitTorrent: {:?} is not given to other BitTorrent clients, because {why}",
+        model.field, model.name
+    )
 }
 
 fn failures(model: &Model, outlook: &ModelOutlook) -> Option<Found> {

@@ -341,3 +341,38 @@ fn a_claim_that_cannot_be_made_is_told_with_its_field() {
         assert!(found[0].message.contains(part), "{}", found[0].message);
     }
 }
+
+#[test]
+fn a_model_that_is_not_for_everybody_is_told_with_the_remedy() {
+    let spec = |name: &str, more: &str| {
+        format!(
+            "models: [{{name: {name}, source: {{huggingFace: {{repository: acme/big{more}}}}}, peers: {{plainBitTorrent: true}}}}]"
+        )
+    };
+    let token = ", tokenSecret: {name: t}";
+    let alone = Scene::new().known("acme/big", "big-1");
+    let scene = alone.cache("one", &spec("m", token));
+    let (status, _) = tell(&scene, &ModelCacheStatus::default());
+    let (holds, _, message) = condition(&status, types::DEGRADED);
+    assert_eq!(holds, "True");
+    let field =
+        "spec.models[0].peers.plainBitTorrent: \"m\" is not given to other BitTorrent clients";
+    assert!(
+        message.contains(&format!(
+            "{field}, because it needs a token: remove one of the two"
+        )),
+        "{message}"
+    );
+    let shared = Scene::new()
+        .known("acme/big", "big-1")
+        .cache("one", &spec("m", ""))
+        .cache("other", &spec("o", token));
+    let (status, notes) = tell(&shared, &ModelCacheStatus::default());
+    let (_, reason, message) = condition(&status, types::DEGRADED);
+    assert_eq!(reason, "NotPublic");
+    assert!(
+        message.contains("model \"o\" of ModelCache \"other\" is the same snapshot"),
+        "{message}"
+    );
+    assert!(notes.iter().any(|note| note.reason == "NotPublic"));
+}

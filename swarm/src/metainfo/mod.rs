@@ -1,43 +1,14 @@
 //! The torrent as which one segment travels: single file, BitTorrent v1, private, the same bytes on every node.
 //!
 //! Both ends compute it from the snapshot's name, the plan and the piece hashes, so it is never sent; its info hash is
-//! the name by which a holder is asked for the segment.
+//! the name by which a holder is asked for the segment. Whole files for other BitTorrent clients are [`file`]'s.
 
-use std::collections::BTreeMap;
+pub mod file;
+mod merkle;
 
-use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
-
+use crate::bencode::Bencode;
 use crate::segment::PieceHashes;
-
-/// A value of bencoding (BEP 3). Encoding is canonical: dictionary keys are sorted bytewise and unique.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Bencode {
-    Integer(i64),
-    Bytes(Vec<u8>),
-    Dictionary(BTreeMap<&'static str, Bencode>),
-}
-
-impl Bencode {
-    fn encode(&self, out: &mut Vec<u8>) {
-        match self {
-            Self::Integer(value) => out.extend_from_slice(format!("i{value}e").as_bytes()),
-            Self::Bytes(bytes) => encode_bytes(bytes, out),
-            Self::Dictionary(entries) => {
-                out.push(b'd');
-                for (key, value) in entries {
-                    encode_bytes(key.as_bytes(), out);
-                    value.encode(out);
-                }
-                out.push(b'e');
-            }
-        }
-    }
-}
-
-fn encode_bytes(bytes: &[u8], out: &mut Vec<u8>) {
-    out.extend_from_slice(format!("{}:", bytes.len()).as_bytes());
-    out.extend_from_slice(bytes);
-}
+use crate::verify::piece_hash;
 
 /// The torrent's info dictionary, whose SHA-1 is the info hash.
 fn info(
@@ -47,7 +18,7 @@ fn info(
     piece_bytes: u32,
     pieces: &PieceHashes,
 ) -> Bencode {
-    Bencode::Dictionary(BTreeMap::from([
+    Bencode::dictionary([
         // No segment comes near 2^63 bytes; a length that does gives a torrent that no client accepts.
         (
             "length",
@@ -61,7 +32,7 @@ fn info(
         ("pieces", Bencode::Bytes(pieces.as_slice().concat())),
         // Keeps clients from looking for peers anywhere but where they were told (BEP 27).
         ("private", Bencode::Integer(1)),
-    ]))
+    ])
 }
 
 /// The info hash of one segment: what a holder is asked for.
@@ -73,11 +44,7 @@ pub fn info_hash(
     piece_bytes: u32,
     pieces: &PieceHashes,
 ) -> [u8; 20] {
-    let mut bytes = Vec::new();
-    info(snapshot_name, index, len, piece_bytes, pieces).encode(&mut bytes);
-    let mut hash = [0; 20];
-    hash.copy_from_slice(digest(&SHA1_FOR_LEGACY_USE_ONLY, &bytes).as_ref());
-    hash
+    piece_hash(&info(snapshot_name, index, len, piece_bytes, pieces).encode())
 }
 
 /// The whole torrent file of one segment.
@@ -89,13 +56,8 @@ pub fn torrent(
     piece_bytes: u32,
     pieces: &PieceHashes,
 ) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    Bencode::Dictionary(BTreeMap::from([(
-        "info",
-        info(snapshot_name, index, len, piece_bytes, pieces),
-    )]))
-    .encode(&mut bytes);
-    bytes
+    let info = info(snapshot_name, index, len, piece_bytes, pieces);
+    Bencode::dictionary([("info", info)]).encode()
 }
 
 #[cfg(test)]

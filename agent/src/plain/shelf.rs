@@ -1,0 +1,270 @@
+//! Which files other BitTorrent clients can take now, by info hash.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, Weak};
+
+use modelcache_swarm::discovery::announcement::ContentId;
+use modelcache_swarm::engine::{SegmentSource, Served};
+use modelcache_swarm::metainfo::file::{FileHashes, FileTorrent, Kind, piece_bytes};
+use modelcache_swarm::segment::{BlobId, SegmentIo};
+use modelcache_swarm::store::SnapshotStore;
+use prometheus_client::metrics::counter::Counter;
+use serde::Serialize;
+
+use crate::core::Public;
+use crate::metrics::{Metrics, Model};
+
+type InfoHash = [u8; 20];
+
+/// A file of a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// Name of the snapshot.
+    pub snapshot: String,
+    /// Path within it.
+    pub path: String,
+    /// Its content.
+    pub blob: BlobId,
+}
+
+impl Place {
+    /// The last part of its path.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.path.rsplit('/').next().unwrap_or(&self.path)
+    }
+}
+
+/// A file that can be taken, for people and programs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Listed {
+    /// Repository on the hub.
+    pub repository: String,
+    /// Commit.
+    pub commit: String,
+    /// Path within the repository.
+    pub path: String,
+    /// Length in bytes.
+    pub size_bytes: u64,
+    /// Info hash of its v1 torrent, 40 hex digits.
+    pub info_hash: String,
+    /// A link with which a client finds this node.
+    pub magnet: String,
+    /// v1 info hash of its hybrid torrent, as hali makes it; aria2 cannot read such a one.
+    pub hybrid_info_hash: String,
+    /// The link for that.
+    pub hybrid_magnet: String,
+}
+
+struct Given {
+    store: SnapshotStore,
+    v1: Offer,
+    hybrid: Offer,
+    sent: Counter,
+}
+
+/// A torrent of a file.
+struct Offer {
+    torrent: FileTorrent,
+    info_hash: InfoHash,
+    info: Arc<[u8]>,
+}
+
+impl Offer {
+    fn new(torrent: FileTorrent) -> Self {
+        Self {
+            info_hash: torrent.info_hash(),
+            info: torrent.info().into(),
+            torrent,
+        }
+    }
+}
+
+impl Given {
+    fn offers(&self) -> [&Offer; 2] {
+        [&self.v1, &self.hybrid]
+    }
+
+    fn offer(&self, info_hash: InfoHash) -> Option<&Offer> {
+        let mut offers = self.offers().into_iter();
+        offers.find(|offer| offer.info_hash == info_hash)
+    }
+}
+
+/// What can be taken. Shared between who fills it and who serves it.
+pub struct Shelf {
+    peer: SocketAddr,
+    metrics: Arc<Metrics>,
+    index: RwLock<Index>,
+}
+
+#[derive(Default)]
+struct Index {
+    files: BTreeMap<Place, Arc<Given>>,
+    /// Two files of the same name and content have the same torrents.
+    by_hash: HashMap<InfoHash, (Place, Arc<Given>)>,
+}
+
+impl Index {
+    fn sort(&mut self) {
+        let offers = self.files.iter().flat_map(|(place, given)| {
+            let hashes = given.offers().map(|offer| offer.info_hash);
+            hashes.map(|hash| (hash, (place.clone(), given.clone())))
+        });
+        self.by_hash = offers.collect();
+    }
+}
+
+impl Shelf {
+    /// Nothing can be taken yet. Magnet links will name `node_ip` and `port`.
+    #[must_use]
+    pub fn new(node_ip: IpAddr, port: u16, metrics: Arc<Metrics>) -> Self {
+        Self {
+            peer: SocketAddr::new(node_ip, port),
+            metrics,
+            index: RwLock::default(),
+        }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Index> {
+        self.index.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has `change` change the files.
+    fn change(&self, change: impl FnOnce(&mut BTreeMap<Place, Arc<Given>>)) {
+        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
+        let before = index.files.len();
+        change(&mut index.files);
+        if index.files.len() != before {
+            index.sort();
+        }
+        let files = i64::try_from(index.files.len()).unwrap_or(i64::MAX);
+        self.metrics.plain_files.set(files);
+    }
+
+    /// Takes off whatever is of none of these snapshots.
+    pub(super) fn keep(&self, public: &Public) {
+        self.change(|files| {
+            files.retain(|place, given| public.get(&place.snapshot) == Some(&given.store));
+        });
+    }
+
+    /// Puts a file on.
+    pub(super) fn put(&self, store: &SnapshotStore, place: Place, hashes: FileHashes) {
+        let model = Model {
+            model: store.snapshot().repository.clone(),
+        };
+        let hashes = Arc::new(hashes);
+        let offer = |kind| Offer::new(FileTorrent::new(kind, place.name(), hashes.clone()));
+        let given = Given {
+            store: store.clone(),
+            v1: offer(Kind::V1),
+            hybrid: offer(Kind::Hybrid),
+            sent: self.metrics.plain_sent.get_or_create(&model).clone(),
+        };
+        self.change(|files| drop(files.insert(place, Arc::new(given))));
+    }
+
+    pub(super) fn has(&self, place: &Place) -> bool {
+        self.read().files.contains_key(place)
+    }
+
+    /// Torrents of files that the hub keeps in LFS: what others are told unasked, configuration and the like left out.
+    pub(super) fn large(&self) -> Vec<ContentId> {
+        let index = self.read();
+        let large = index
+            .by_hash
+            .iter()
+            .filter(|(_, (place, _))| matches!(place.blob, BlobId::Sha256(_)));
+        large.map(|(hash, _)| ContentId(*hash)).collect()
+    }
+
+    /// Everything that can be taken.
+    #[must_use]
+    pub fn list(&self) -> Vec<Listed> {
+        let index = self.read();
+        let files = index.files.iter().map(|(place, given)| Listed {
+            repository: given.store.snapshot().repository.clone(),
+            commit: given.store.snapshot().commit.clone(),
+            path: place.path.clone(),
+            size_bytes: given.v1.torrent.size(),
+            info_hash: hex::encode(given.v1.info_hash),
+            magnet: given.v1.torrent.magnet(&[self.peer]),
+            hybrid_info_hash: hex::encode(given.hybrid.info_hash),
+            hybrid_magnet: given.hybrid.torrent.magnet(&[self.peer]),
+        });
+        files.collect()
+    }
+
+    /// The torrent file of a v1 info hash in hex.
+    #[must_use]
+    pub fn torrent(&self, info_hash: &str) -> Option<Vec<u8>> {
+        let mut hash = [0; 20];
+        hex::decode_to_slice(info_hash, &mut hash).ok()?;
+        let index = self.read();
+        let (_, given) = index.by_hash.get(&hash)?;
+        Some(given.offer(hash)?.torrent.torrent())
+    }
+
+    /// Counts bytes that were sent.
+    pub(super) fn sent(&self, info_hash: InfoHash, bytes: u64) {
+        if let Some((_, given)) = self.read().by_hash.get(&info_hash) {
+            given.sent.inc_by(bytes);
+        }
+    }
+}
+
+impl SegmentSource for Shelf {
+    fn find(&self, info_hash: InfoHash) -> Option<Served> {
+        let index = self.read();
+        let (place, given) = index.by_hash.get(&info_hash)?;
+        let offer = given.offer(info_hash)?;
+        let io = given.store.content(&place.blob)?;
+        let len = io.size();
+        let io = Arc::new(Revocable {
+            io,
+            given: Arc::downgrade(given),
+        });
+        Some(Served {
+            len,
+            piece_bytes: piece_bytes(len),
+            io,
+            metadata: Some(offer.info.clone()),
+        })
+    }
+}
+
+/// A file that can be read for as long as it is on the shelf: connections outlive what they were opened for.
+struct Revocable {
+    io: Arc<dyn SegmentIo>,
+    given: Weak<Given>,
+}
+
+impl SegmentIo for Revocable {
+    fn size(&self) -> u64 {
+        self.io.size()
+    }
+
+    fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.io.write_at(offset, data)
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        if self.given.strong_count() == 0 {
+            let message = "it is not given to other BitTorrent clients any longer";
+            return Err(io::Error::new(io::ErrorKind::NotFound, message));
+        }
+        self.io.read_at(offset, buffer)
+    }
+
+    fn read_now(&self, offset: u64, buffer: &mut [u8]) -> bool {
+        self.given.strong_count() > 0 && self.io.read_now(offset, buffer)
+    }
+
+    fn checked(&self, offset: u64, data: &[u8]) {
+        self.io.checked(offset, data);
+    }
+}

@@ -1,0 +1,216 @@
+//! Telling a peer the info dictionary of a torrent that it knows by a magnet link only (BEP 9 and 10).
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::wire::EXTENDED;
+use crate::bencode::Bencode;
+use crate::bencode::found::{Dictionary, Found};
+
+/// Metadata travels in blocks of this length.
+const BLOCK_BYTES: usize = 16 << 10;
+/// Blocks that a peer may wait for at once: 8 MiB, more than any info dictionary of ours.
+const MAX_WAITING: usize = 512;
+/// What our side calls `ut_metadata`.
+const OUR_ID: u8 = 1;
+const HANDSHAKE_ID: u8 = 0;
+
+const REQUEST: i64 = 0;
+const DATA: i64 = 1;
+const REJECT: i64 = 2;
+
+/// A peer asks for more blocks at once than there can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TooMany;
+
+/// What one peer says and asks by extension messages.
+#[derive(Debug)]
+pub(super) struct Metadata {
+    info: Arc<[u8]>,
+    /// What the peer calls `ut_metadata`, once it has said so.
+    their_id: Option<u8>,
+    waiting: VecDeque<i64>,
+}
+
+impl Metadata {
+    pub(super) fn new(info: Arc<[u8]>) -> Self {
+        Self {
+            info,
+            their_id: None,
+            waiting: VecDeque::new(),
+        }
+    }
+
+    /// The message with which we say what we know: nothing but this, and that we want nothing.
+    pub(super) fn hello(&self, requests: usize) -> Vec<u8> {
+        let number = |value| Bencode::Integer(i64::try_from(value).unwrap_or(i64::MAX));
+        let names = Bencode::dictionary([("ut_metadata", number(usize::from(OUR_ID)))]);
+        let hello = Bencode::dictionary([
+            ("m", names),
+            ("metadata_size", number(self.info.len())),
+            ("reqq", number(requests)),
+            // BEP 21.
+            ("upload_only", number(1)),
+            (
+                "v",
+                Bencode::Bytes(concat!("ModelCache/", env!("CARGO_PKG_VERSION")).into()),
+            ),
+        ]);
+        message(HANDSHAKE_ID, &hello, &[])
+    }
+
+    /// Takes note of an extension message: what follows the byte 20. What makes no sense is passed over.
+    pub(super) fn hear(&mut self, body: &[u8]) -> Result<(), TooMany> {
+        let Some((id, bytes)) = body.split_first() else {
+            return Ok(());
+        };
+        let Ok(said) = Dictionary::read(bytes) else {
+            return Ok(());
+        };
+        match *id {
+            HANDSHAKE_ID => {
+                if let Some(Found::Dictionary(names)) = said.get(b"m")
+                    && let Some(id) = names.get(b"ut_metadata").and_then(Found::integer)
+                {
+                    // 0: the peer does not want it any longer.
+                    self.their_id = u8::try_from(id).ok().filter(|id| *id != 0);
+                }
+            }
+            OUR_ID => {
+                let number = |key| said.get(key).and_then(Found::integer);
+                if let (Some(REQUEST), Some(piece)) = (number(b"msg_type"), number(b"piece")) {
+                    if self.waiting.len() == MAX_WAITING {
+                        return Err(TooMany);
+                    }
+                    self.waiting.push_back(piece);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Whether there is something to say.
+    pub(super) fn is_asked(&self) -> bool {
+        self.their_id.is_some() && !self.waiting.is_empty()
+    }
+
+    /// Appends the answer to the next request to `out`, if there is one.
+    pub(super) fn answer(&mut self, out: &mut Vec<u8>) -> bool {
+        let Some(id) = self.their_id else {
+            return false;
+        };
+        let Some(piece) = self.waiting.pop_front() else {
+            return false;
+        };
+        let block = usize::try_from(piece)
+            .ok()
+            .and_then(|piece| self.info.chunks(BLOCK_BYTES).nth(piece));
+        let piece = ("piece", Bencode::Integer(piece));
+        let head = if block.is_some() {
+            let total = i64::try_from(self.info.len()).unwrap_or(i64::MAX);
+            let total = ("total_size", Bencode::Integer(total));
+            Bencode::dictionary([("msg_type", Bencode::Integer(DATA)), piece, total])
+        } else {
+            Bencode::dictionary([("msg_type", Bencode::Integer(REJECT)), piece])
+        };
+        out.extend(message(id, &head, block.unwrap_or_default()));
+        true
+    }
+}
+
+/// A whole extension message.
+fn message(id: u8, head: &Bencode, body: &[u8]) -> Vec<u8> {
+    let mut out = vec![0, 0, 0, 0, EXTENDED, id];
+    out.extend(head.encode());
+    out.extend_from_slice(body);
+    let len = u32::try_from(out.len() - 4).unwrap_or(u32::MAX);
+    out.splice(..4, len.to_be_bytes());
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HELLO: &[u8] = b"\0d1:md11:ut_metadatai3eee";
+
+    fn ask(piece: i64) -> Vec<u8> {
+        format!("\u{1}d8:msg_typei0e5:piecei{piece}ee").into_bytes()
+    }
+
+    fn answers(metadata: &mut Metadata) -> Vec<Vec<u8>> {
+        let mut all = Vec::new();
+        let mut out = Vec::new();
+        while metadata.answer(&mut out) {
+            all.push(std::mem::take(&mut out));
+        }
+        all
+    }
+
+    #[test]
+    fn blocks_are_given_as_the_peer_calls_them() {
+        let info: Vec<u8> = (0..20_000_u32)
+            .map(|at| u8::try_from(at % 251).unwrap())
+            .collect();
+        let mut metadata = Metadata::new(info.clone().into());
+        metadata.hear(&ask(1)).unwrap();
+        assert!(!metadata.is_asked(), "nobody knows yet how to answer");
+        metadata.hear(HELLO).unwrap();
+        assert!(metadata.is_asked());
+        for piece in [0, 2, -1, i64::MAX] {
+            metadata.hear(&ask(piece)).unwrap();
+        }
+        let answers = answers(&mut metadata);
+        assert!(!metadata.is_asked());
+        let data = |piece, block: &[u8]| {
+            let head = format!("d8:msg_typei1e5:piecei{piece}e10:total_sizei20000ee");
+            [&[EXTENDED, 3][..], head.as_bytes(), block].concat()
+        };
+        assert_eq!(answers[0][4..], data(1, &info[BLOCK_BYTES..]));
+        assert_eq!(answers[1][4..], data(0, &info[..BLOCK_BYTES]));
+        let len = u32::from_be_bytes(answers[1][..4].try_into().unwrap());
+        assert_eq!(len as usize, answers[1].len() - 4);
+        assert_eq!(answers[2][4..], *b"\x14\x03d8:msg_typei2e5:piecei2ee");
+        assert_eq!(answers[3][4..], *b"\x14\x03d8:msg_typei2e5:piecei-1ee");
+        assert_eq!(answers.len(), 5);
+    }
+
+    #[test]
+    fn more_than_there_can_be_is_too_much() {
+        let mut metadata = Metadata::new(Arc::from(&b"de"[..]));
+        for _ in 0..MAX_WAITING {
+            metadata.hear(&ask(0)).unwrap();
+        }
+        assert_eq!(metadata.hear(&ask(0)), Err(TooMany));
+    }
+
+    #[test]
+    fn what_we_say_first_can_be_read() {
+        let hello = Metadata::new(vec![0; 31_235].into()).hello(250);
+        assert_eq!(hello[4..6], [EXTENDED, HANDSHAKE_ID]);
+        let said = Dictionary::read(&hello[6..]).unwrap();
+        let number = |key: &[u8]| said.get(key).and_then(Found::integer);
+        assert_eq!(number(b"metadata_size"), Some(31_235));
+        assert_eq!(number(b"reqq"), Some(250));
+        assert_eq!(number(b"upload_only"), Some(1));
+    }
+
+    #[test]
+    fn fuzz_extension_messages() {
+        let corpus = [
+            HELLO.to_vec(),
+            ask(0),
+            ask(77),
+            b"\x01d8:msg_typei2e5:piecei0ee".to_vec(),
+        ];
+        crate::fuzz::run("extension messages", &corpus, |bytes| {
+            let mut metadata = Metadata::new(vec![7; 40_000].into());
+            metadata.hear(HELLO).unwrap();
+            metadata.hear(bytes).unwrap();
+            let mut out = Vec::new();
+            while metadata.answer(&mut out) {}
+            assert!(out.len() < BLOCK_BYTES + 200);
+        });
+    }
+}

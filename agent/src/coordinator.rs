@@ -9,6 +9,7 @@
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -222,12 +223,32 @@ impl LinkConfig {
             resumes,
         };
         send(&mut socket, &hello).await?;
+        if resumes {
+            entered(&mut socket).await?;
+        }
         Ok(socket)
     }
 
-    /// Makes another connection when the cluster has another key, however often that takes.
-    async fn renew(&self, replaced: BoxFuture<'static, ()>) -> Connection {
-        replaced.await;
+    /// Makes another connection while the one that it is to replace stands; also when that ends meanwhile, because the coordinator
+    /// ends it as soon as it knows of the other.
+    async fn renewed_or(
+        &self,
+        mut broken: Pin<&mut impl Future<Output = Result<LinkError, OwnerGone>>>,
+    ) -> Result<End, OwnerGone> {
+        let renewed = |connection| Ok(End::Renewed(Box::new(connection)));
+        let mut renewal = pin!(self.renew());
+        let error = tokio::select! {
+            connection = &mut renewal => return renewed(connection),
+            error = &mut broken => error?,
+        };
+        match timeout(CONNECT_TIMEOUT, renewal).await {
+            Ok(connection) => renewed(connection),
+            Err(_) => Ok(End::Broken(error)),
+        }
+    }
+
+    /// Makes another connection with the cluster's new key, however often that takes.
+    async fn renew(&self) -> Connection {
         tracing::info!(
             "the cluster's key was replaced: connecting to the coordinator with the new one"
         );
@@ -309,16 +330,42 @@ impl Link {
         tell(&self.events, LinkEvent::Connected).await?;
         tracing::info!(url = self.config.url, "connected to the coordinator");
         let (mut sink, mut stream) = socket.split();
-        let end = tokio::select! {
-            end = write(&mut sink, &mut self.messages, &self.overflow) => end.map(End::Broken),
-            end = listen(&mut stream, &self.events) => end.map(End::Broken),
-            connection = self.config.renew(replaced) => Ok(End::Renewed(Box::new(connection))),
+        let end = {
+            let mut broken = pin!(async {
+                tokio::select! {
+                    end = write(&mut sink, &mut self.messages, &self.overflow) => end,
+                    end = listen(&mut stream, &self.events) => end,
+                }
+            });
+            tokio::select! {
+                end = &mut broken => end.map(End::Broken),
+                () = replaced => self.config.renewed_or(broken).await,
+            }
         };
         // Best effort: the coordinator notices a broken connection too.
         let _ = timeout(RETRY.0, sink.close()).await;
         let end = end?;
         tell(&self.events, LinkEvent::Disconnected).await?;
         Ok(end)
+    }
+}
+
+/// Waits until the coordinator has read Hello: should it hear of the end of the connection before, it would count the agent as gone,
+/// and give its fetches to others. Orders that come meanwhile are given again once the agent has said what it holds.
+async fn entered(socket: &mut WebSocketStream<link::Link<TcpStream>>) -> Result<(), LinkError> {
+    socket.send(Message::Ping(Vec::new().into())).await?;
+    loop {
+        match socket.next().await {
+            None | Some(Ok(Message::Close(_))) => return Err(LinkError::Closed),
+            Some(Err(error)) => return Err(error.into()),
+            Some(Ok(Message::Pong(_))) => return Ok(()),
+            Some(Ok(Message::Text(text))) => {
+                if let Ok(CoordinatorMessage::Refused { message }) = serde_json::from_str(&text) {
+                    return Err(LinkError::Refused(message));
+                }
+            }
+            Some(Ok(_)) => {}
+        }
     }
 }
 

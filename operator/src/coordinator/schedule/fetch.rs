@@ -63,19 +63,10 @@ impl Ledger {
     }
 
     fn order_fetch(&mut self, node: NodeId, id: SnapId, index: u32, now: u64) {
-        let snap = &mut self.snaps[id];
-        let (Some(config), Some(member)) = (&snap.config, snap.members.get_mut(&node)) else {
+        let Some(config) = &self.snaps[id].config else {
             return;
         };
         let endpoint = config.endpoint;
-        let name = &self.nodes[node].name;
-        if !std::mem::replace(&mut member.origin_sent, true) {
-            let message = CoordinatorMessage::Origin {
-                snapshot: snap.name.clone(),
-                access: config.access.clone(),
-            };
-            self.outgoing.push((name.clone(), message));
-        }
         self.send_fetch(node, id, index);
         let lease = Lease::Fetch {
             given: now,
@@ -86,12 +77,24 @@ impl Ledger {
         self.open(node, id, index, lease);
     }
 
+    /// Sends the order to fetch a segment, and before the first one how to reach the hub.
     pub(super) fn send_fetch(&mut self, node: NodeId, id: SnapId, index: u32) {
+        let snap = &mut self.snaps[id];
+        let name = &self.nodes[node].name;
+        if let (Some(config), Some(member)) = (&snap.config, snap.members.get_mut(&node))
+            && !std::mem::replace(&mut member.origin_sent, true)
+        {
+            let message = CoordinatorMessage::Origin {
+                snapshot: snap.name.clone(),
+                access: config.access.clone(),
+            };
+            self.outgoing.push((name.clone(), message));
+        }
         let message = CoordinatorMessage::Fetch {
-            snapshot: self.snaps[id].name.clone(),
+            snapshot: snap.name.clone(),
             segment: index,
         };
-        self.outgoing.push((self.nodes[node].name.clone(), message));
+        self.outgoing.push((name.clone(), message));
     }
 }
 

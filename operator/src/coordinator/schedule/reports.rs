@@ -202,11 +202,14 @@ impl Ledger {
         }
     }
 
-    /// Gives a node again the orders that are still open: it may have dropped them.
+    /// Gives a node again the orders that are still open, and what else it was told: it may have dropped them, or they went to
+    /// a connection that it has replaced.
     fn repeat_orders(&mut self, node: NodeId, id: SnapId) {
-        let Some(member) = self.snaps[id].members.get(&node) else {
+        let Some(member) = self.snaps[id].members.get_mut(&node) else {
             return;
         };
+        member.origin_sent = false;
+        member.roster = 0;
         let open: Vec<(u32, Lease)> = member.open.iter().map(|(i, lease)| (*i, *lease)).collect();
         for (index, lease) in open {
             let repeated = match lease {

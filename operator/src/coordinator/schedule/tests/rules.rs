@@ -139,7 +139,10 @@ fn saying_track_again_repeats_the_open_orders() {
     bench.join(0, 3, vec![held(0, 1, true)]);
     bench.join(1, 3, vec![]);
     let outgoing = bench.track(1, 3, vec![]);
-    assert_eq!(brief(&outgoing), ["1 take 0 from 0", "1 fetch 2"]);
+    assert_eq!(
+        brief(&outgoing),
+        ["1 take 0 from 0", "1 origin one", "1 fetch 2"]
+    );
     let outgoing = bench.track(0, 3, vec![held(0, 1, true)]);
     assert_eq!(brief(&outgoing), ["0 fetch 1"]);
 }

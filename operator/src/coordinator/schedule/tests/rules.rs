@@ -144,7 +144,7 @@ fn saying_track_again_repeats_the_open_orders() {
         ["1 take 0 from 0", "1 origin one", "1 fetch 2"]
     );
     let outgoing = bench.track(0, 3, vec![held(0, 1, true)]);
-    assert_eq!(brief(&outgoing), ["0 fetch 1"]);
+    assert_eq!(brief(&outgoing), ["0 origin one", "0 fetch 1"]);
 }
 
 #[test]

@@ -6,10 +6,16 @@ use modelcache_swarm::segment::PieceHashes;
 
 use super::backoff::Backoff;
 use super::ledger::Ledger;
-use super::snap::{Holder, Member, NodeId, Segment, Snap, SnapId};
+use super::snap::{Holder, Lease, Member, NodeId, Segment, Snap, SnapId};
 
 /// A holder from which so many nodes failed to take a segment is asked for it last.
 const SUSPICIOUS: usize = 3;
+
+/// Segments that one node takes at once from a full node that is one of few, while nobody else holds them: what it brings it gives
+/// to all others, so nobody is to bring much more than the rest…
+const FIRST_COPIES_PER_TAKER: usize = 2;
+/// …but a node with nobody beside it keeps the link full by itself.
+const FIRST_COPIES_OF_THE_ONLY: usize = 4;
 
 impl Snap {
     /// Whether a node gives what others can give too only when they cannot: it holds everything and is one of few, so that its
@@ -17,6 +23,20 @@ impl Snap {
     pub(super) fn spares(&self, node: NodeId) -> bool {
         let member = self.members.get(&node);
         member.is_some_and(|member| member.seeder) && self.seeders * 2 <= self.members.len()
+    }
+
+    /// Whether a node may take another segment that only this holder has.
+    fn may_take_first_copy(&self, taker: NodeId, holder: NodeId) -> bool {
+        let from =
+            |lease: &&Lease| matches!(lease, Lease::Take { holder: from, .. } if *from == holder);
+        let member = self.members.get(&taker);
+        let under_way = member.map_or(0, |member| member.open.values().filter(from).count());
+        let most = if self.members.len() > 2 {
+            FIRST_COPIES_PER_TAKER
+        } else {
+            FIRST_COPIES_OF_THE_ONLY
+        };
+        !self.spares(holder) || under_way < most
     }
 }
 
@@ -102,7 +122,7 @@ impl Ledger {
             let now = from.is_none_or(|from| from == giver)
                 && !member.rests(index, now)
                 && reachable(giver)
-                && self.has_room(snap, giver, index);
+                && self.has_room(snap, taker, giver, index);
             return now.then_some(giver);
         }
         let pieces = segment.mixed.then(|| segment.best_pieces(usable)).flatten();
@@ -118,7 +138,7 @@ impl Ledger {
         let holders = segment.holders.iter().filter(right).filter(|holder| {
             from.is_none_or(|from| from == holder.node)
                 && !(relieved && laden(holder.node))
-                && self.has_room(snap, holder.node, index)
+                && self.has_room(snap, taker, holder.node, index)
         });
         let best = holders.min_by_key(|holder| {
             let node = holder.node;
@@ -130,11 +150,13 @@ impl Ledger {
         best.map(|holder| holder.node)
     }
 
-    /// Whether a holder may give a segment once more now.
-    fn has_room(&self, snap: &Snap, holder: NodeId, index: u32) -> bool {
+    /// Whether a holder may give a segment once more now, and to this node.
+    fn has_room(&self, snap: &Snap, taker: NodeId, holder: NodeId, index: u32) -> bool {
         self.may_give(holder)
             && if snap.sole.has(index) {
-                snap.offered.has(index) && self.may_give_first_copy(snap, holder)
+                snap.offered.has(index)
+                    && self.may_give_first_copy(snap, holder)
+                    && snap.may_take_first_copy(taker, holder)
             } else {
                 let uploads = snap.segments[index as usize].uploads(holder);
                 uploads < self.settings.uploads_per_segment

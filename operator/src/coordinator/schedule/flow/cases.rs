@@ -124,6 +124,19 @@ fn grow() {
 }
 
 #[test]
+fn grow_by_a_small_model() {
+    let world = World {
+        hub: None,
+        segments: 24,
+        nodes: nodes(1, 8),
+        ..World::default()
+    };
+    let outcome = within(&world, 160, 2000, 1200);
+    let most = outcome.given[1..].iter().max();
+    assert!(most.is_some_and(|most| *most <= 40), "{:?}", outcome.given);
+}
+
+#[test]
 fn where_most_are_full_all_of_them_give() {
     let world = World {
         hub: None,

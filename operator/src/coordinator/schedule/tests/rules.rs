@@ -75,7 +75,11 @@ fn takes_follow_the_order_of_the_plan() {
     let mut bench = Bench::new(100);
     bench.join(0, 100, (0..100).map(|n| held(n, 1, true)).collect());
     let orders = brief(&bench.join(1, 100, vec![]));
-    let expected: Vec<String> = (0..8).map(|n| format!("1 take {n} from 0")).collect();
+    let expected: Vec<String> = (0..4).map(|n| format!("1 take {n} from 0")).collect();
+    assert_eq!(orders, expected);
+    // With others beside it a node brings less.
+    let orders = brief(&bench.join(2, 100, vec![]));
+    let expected: Vec<String> = (4..6).map(|n| format!("2 take {n} from 0")).collect();
     assert_eq!(orders, expected);
 }
 

@@ -3,14 +3,14 @@
 mod heard;
 
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use modelcache_crds::model_cache_node::Phase;
 use modelcache_swarm::discovery::refusal::Counters;
 use modelcache_swarm::discovery::service::Peers;
 use modelcache_swarm::link::{OnHandshake, Side};
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, text};
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -42,28 +42,42 @@ pub struct Transfer {
 }
 
 /// Where a segment came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Origin {
     /// The hub.
-    #[allow(non_camel_case_types)]
-    origin,
+    Hub,
     /// Another node.
-    #[allow(non_camel_case_types)]
-    peer,
+    Peer,
     /// Bytes that were on this node already: another snapshot's, or those of a content that was thrown away.
-    #[allow(non_camel_case_types)]
-    disk,
+    Disk,
+}
+
+impl EncodeLabelValue for Origin {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
+        encoder.write_str(match self {
+            Self::Hub => "origin",
+            Self::Peer => "peer",
+            Self::Disk => "disk",
+        })
+    }
 }
 
 /// What came of a transfer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
     /// It is held.
-    #[allow(non_camel_case_types)]
-    held,
+    Held,
     /// It failed.
-    #[allow(non_camel_case_types)]
-    failed,
+    Failed,
+}
+
+impl EncodeLabelValue for Outcome {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
+        encoder.write_str(match self {
+            Self::Held => "held",
+            Self::Failed => "failed",
+        })
+    }
 }
 
 /// Labels of announces to the tracker.
@@ -391,8 +405,8 @@ mod tests {
         metrics
             .segments
             .get_or_create(&Transfer {
-                source: Origin::peer,
-                result: Outcome::failed,
+                source: Origin::Peer,
+                result: Outcome::Failed,
             })
             .inc();
         let state = NodeState {

@@ -250,14 +250,14 @@ impl Transfer {
     fn count(&self, from: Option<Source>, held: bool) {
         let labels = metrics::Transfer {
             source: match from {
-                Some(Source::Origin) => metrics::Origin::origin,
-                Some(Source::Peer) => metrics::Origin::peer,
-                None => metrics::Origin::disk,
+                Some(Source::Origin) => metrics::Origin::Hub,
+                Some(Source::Peer) => metrics::Origin::Peer,
+                None => metrics::Origin::Disk,
             },
             result: if held {
-                metrics::Outcome::held
+                metrics::Outcome::Held
             } else {
-                metrics::Outcome::failed
+                metrics::Outcome::Failed
             },
         };
         self.context.metrics.segments.get_or_create(&labels).inc();

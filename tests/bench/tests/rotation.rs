@@ -111,15 +111,15 @@ impl Agent {
             model: REPOSITORY.to_owned(),
         };
         let family = match from {
-            Origin::origin => &self.metrics.origin_received,
-            Origin::peer => &self.metrics.peer_received,
-            Origin::disk => return 0,
+            Origin::Hub => &self.metrics.origin_received,
+            Origin::Peer => &self.metrics.peer_received,
+            Origin::Disk => return 0,
         };
         family.get_or_create(&label).get()
     }
 
     fn failed(&self, source: Origin) -> u64 {
-        let result = Outcome::failed;
+        let result = Outcome::Failed;
         let failed = Transfer { source, result };
         self.metrics.segments.get_or_create(&failed).get()
     }
@@ -230,10 +230,10 @@ async fn a_download_does_not_notice_that_the_key_changes() {
     }
     assert_eq!(sent(), model.bytes(), "one copy leaves the hub");
     for (number, agent) in agents.iter().enumerate() {
-        let bytes = [Origin::origin, Origin::peer].map(|from| agent.received(from));
+        let bytes = [Origin::Hub, Origin::Peer].map(|from| agent.received(from));
         assert_eq!(bytes[0] + bytes[1], model.bytes(), "node-{number}");
         assert_eq!(
-            [Origin::origin, Origin::peer].map(|from| agent.failed(from)),
+            [Origin::Hub, Origin::Peer].map(|from| agent.failed(from)),
             [0, 0]
         );
         let files = format!("node-{number}/volumes/{SNAPSHOT}/files");

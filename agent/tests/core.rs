@@ -1,15 +1,13 @@
 //! Agents without Kubernetes: real transfers between cores in one process, a hub and a simple coordinator.
-#![allow(
-    missing_docs,
+#![allow(clippy::unwrap_used, clippy::panic, clippy::duration_suboptimal_units)]
+
+// Each test uses a part of it.
+#[allow(
     dead_code,
-    clippy::unwrap_used,
-    clippy::panic,
     clippy::match_wild_err_arm,
     clippy::duration_suboptimal_units,
-    clippy::cast_possible_truncation,
-    clippy::cast_lossless
+    clippy::cast_possible_truncation
 )]
-
 mod support;
 
 use std::fs;

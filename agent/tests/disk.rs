@@ -1,16 +1,18 @@
 //! Disks that fill up or become read-only while a model comes in: a small file system in memory, as root.
 #![allow(
-    missing_docs,
-    dead_code,
     clippy::unwrap_used,
     clippy::panic,
-    clippy::print_stderr,
-    clippy::match_wild_err_arm,
-    clippy::duration_suboptimal_units,
     clippy::cast_possible_truncation,
-    clippy::cast_lossless
+    clippy::print_stderr
 )]
 
+// Each test uses a part of it.
+#[allow(
+    dead_code,
+    clippy::match_wild_err_arm,
+    clippy::duration_suboptimal_units,
+    clippy::cast_possible_truncation
+)]
 mod support;
 
 use std::path::{Path, PathBuf};

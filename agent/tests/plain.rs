@@ -1,16 +1,14 @@
 //! Other BitTorrent clients take files from an agent: real ones, by torrent file and by magnet link. Those that are not
 //! installed are skipped.
-#![allow(
-    missing_docs,
+#![allow(clippy::unwrap_used, clippy::panic, clippy::duration_suboptimal_units)]
+
+// Each test uses a part of it.
+#[allow(
     dead_code,
-    clippy::unwrap_used,
-    clippy::panic,
     clippy::match_wild_err_arm,
     clippy::duration_suboptimal_units,
-    clippy::cast_possible_truncation,
-    clippy::cast_lossless
+    clippy::cast_possible_truncation
 )]
-
 mod support;
 
 use std::fs;

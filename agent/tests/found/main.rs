@@ -1,18 +1,16 @@
 //! Agents that find each other with neither API server nor operator, on hosts in network namespaces. Needs root.
 //!
 //! Two of them hold a model. The third knows from disk what it should hold, and nobody tells it where that is.
-#![allow(
-    missing_docs,
-    dead_code,
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::match_wild_err_arm,
-    clippy::duration_suboptimal_units,
-    clippy::cast_possible_truncation,
-    clippy::cast_lossless
-)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 mod hosts;
+// Each test uses a part of it.
+#[allow(
+    dead_code,
+    clippy::match_wild_err_arm,
+    clippy::duration_suboptimal_units,
+    clippy::cast_possible_truncation
+)]
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -26,7 +26,7 @@ impl Snap {
     }
 
     /// Whether a node may take another segment that only this holder has.
-    fn may_take_first_copy(&self, taker: NodeId, holder: NodeId) -> bool {
+    pub(super) fn may_take_first_copy(&self, taker: NodeId, holder: NodeId) -> bool {
         let from =
             |lease: &&Lease| matches!(lease, Lease::Take { holder: from, .. } if *from == holder);
         let member = self.members.get(&taker);
@@ -43,7 +43,7 @@ impl Snap {
 impl Member {
     /// From whom to take a segment that was wrong here: all of a wrong blob comes from one holder, so that one that lies
     /// cannot spoil what the others give, and the next time from another. Who gives nothing is passed over. A distrusted one
-    /// comes after the others, but comes: were many to lie together, they could have an honest node distrusted.
+    /// comes after those that are as little to blame, but comes: were many to lie together, they could have an honest node distrusted.
     fn giver(&self, snap: &Snap, taker: NodeId, index: u32) -> Option<NodeId> {
         let segment = &snap.segments[index as usize];
         let others = segment.holders.iter().filter(|one| one.node != taker);

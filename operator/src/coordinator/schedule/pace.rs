@@ -248,7 +248,7 @@ mod tests {
                 fetches: (1, 1),
             };
             pace.note(fetched, 1);
-            assert!(pace.limit() <= 4);
+            assert_eq!(pace.limit(), FEWEST);
         }
     }
 }

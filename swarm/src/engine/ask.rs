@@ -84,6 +84,7 @@ async fn ask_over<S: AsyncRead + AsyncWrite + Unpin>(
     let mut out = wire::handshake(&topic, &wire::peer_id());
     out.extend(frame(question)?);
     stream.write_all(&out).await?;
+    stream.flush().await?;
     let mut hello = [0; HANDSHAKE_BYTES];
     stream.read_exact(&mut hello).await?;
     if wire::parse_handshake(&hello)? != topic {
@@ -110,6 +111,8 @@ pub(super) async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
         let mut out = wire::handshake(&info_hash, &wire::peer_id());
         out.extend(frame(&answer)?);
         stream.write_all(&out).await?;
+        // An encrypted link keeps sealed records back while the socket is full, and is dropped after this.
+        stream.flush().await?;
         Ok(true)
     };
     timeout(TIMEOUT, talk).await.map_err(|_| AskError::Slow)?

@@ -149,10 +149,8 @@ impl Tracker {
         let announce = Announce::parse(query)?;
         let torrent = announce.info_hash;
         let registered = self.registered.contains(&torrent);
-        // A stranger does not learn either whether the cluster has it.
-        let served =
-            registered && signed.is_some() || !registered && self.admission == Admission::Public;
-        if !served {
+        // A stranger does not learn whether the cluster has it, and a member is told of members only: it believes what is signed.
+        if registered != signed.is_some() {
             return Err(Refusal::Unregistered);
         }
         let host = announce.ip.filter(|_| signed.is_some()).unwrap_or(source);
@@ -165,7 +163,9 @@ impl Tracker {
             return Err(Refusal::Unsound);
         }
         let answer = self.take(&announce, member, registered, now.monotonic)?;
-        self.sources.know(source, now.monotonic);
+        if signed.is_some() {
+            self.sources.know(source, now.monotonic);
+        }
         let mut bytes = answer.encode(announce.form);
         if let Some(key) = signed {
             key.sign(&mut bytes);

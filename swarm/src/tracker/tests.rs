@@ -269,6 +269,16 @@ fn a_snapshot_that_is_no_longer_wanted_is_forgotten() {
 }
 
 #[test]
+fn a_public_tracker_tells_members_of_members_only() {
+    let mut lab = Lab::new(Admission::Public);
+    lab.stranger(&announce(OTHER, 2, 0), host(2)).unwrap();
+    let told = lab.member(&announce(OTHER, 1, 1));
+    assert!(matches!(told, Err(Refusal::Unregistered)), "{told:?}");
+    let told = lab.stranger(&announce(OTHER, 3, 1), host(3)).unwrap();
+    assert_eq!(peers_of(&told)[..4], [10, 0, 0, 2]);
+}
+
+#[test]
 fn a_public_tracker_serves_strangers_by_the_address_of_their_connection() {
     let mut lab = Lab::new(Admission::Public);
     lab.member(&announce(SNAPSHOT, 1, 0)).unwrap();

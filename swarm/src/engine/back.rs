@@ -8,7 +8,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -20,6 +19,7 @@ use crate::discovery::clock::{Now, UnixMillis};
 use crate::discovery::rate::{Bucket, Rate};
 use crate::link::Security;
 use crate::secret::KeyId;
+use crate::verify::piece_hash;
 
 /// For dialling back; shorter than the asker's patience.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
@@ -33,10 +33,7 @@ const MAX_BYTES: usize = 1 << 10;
 
 /// The info hash of the question.
 fn topic() -> [u8; 20] {
-    let mut hash = [0; 20];
-    let name = b"modelcache dial back";
-    hash.copy_from_slice(digest(&SHA1_FOR_LEGACY_USE_ONLY, name).as_ref());
-    hash
+    piece_hash(b"modelcache dial back")
 }
 
 #[derive(Debug, Serialize, Deserialize)]

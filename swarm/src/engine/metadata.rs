@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use thiserror::Error;
+
 use super::wire::EXTENDED;
 use crate::bencode::Bencode;
 use crate::bencode::found::{Dictionary, Found};
@@ -20,7 +22,8 @@ const DATA: i64 = 1;
 const REJECT: i64 = 2;
 
 /// A peer asks for more blocks at once than there can be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[error("asks for more than {MAX_WAITING} blocks of metadata at once")]
 pub(super) struct TooMany;
 
 /// What one peer says and asks by extension messages.

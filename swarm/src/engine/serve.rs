@@ -52,14 +52,10 @@ pub(super) enum Closed {
     Unknown,
     #[error("asks for more than {MAX_QUEUED} blocks ahead")]
     Greedy,
+    #[error(transparent)]
+    Metadata(#[from] TooMany),
     #[error("cannot read the segment: {0}")]
     Read(io::Error),
-}
-
-impl From<TooMany> for Closed {
-    fn from(_: TooMany) -> Self {
-        Self::Greedy
-    }
 }
 
 /// The way to one peer.

@@ -333,9 +333,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Link<S> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let link = self.get_mut();
+        link.check_key(cx)?;
         let Self {
             stream, records, ..
-        } = self.get_mut();
+        } = link;
         if let Some(records) = records {
             ready!(records.poll_drain(stream, cx))?;
         }

@@ -411,6 +411,7 @@ async fn a_link_does_not_outlive_its_key() {
         theirs.flush().await.unwrap();
         assert!(ours.read(&mut byte).await.is_err());
         assert!(ours.write(b"3").await.is_err());
+        assert!(ours.flush().await.is_err());
         assert!(
             ours.write_vectored(&[io::IoSlice::new(b"4")])
                 .await

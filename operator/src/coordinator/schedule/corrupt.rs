@@ -123,7 +123,7 @@ impl Ledger {
         };
         // One bad segment spoils all of its blob: who verified what it gave is most likely innocent, the first time.
         let mut holders = snap.segments[index as usize].holders.iter();
-        let proven = holders.any(|one| one.node == holder && one.verified);
+        let proven = holders.any(|one| one.node == holder && one.verified) && snap.trusts(holder);
         if found.again() || !proven {
             self.strike(node, id, index, holder, now);
         }

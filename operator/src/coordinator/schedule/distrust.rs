@@ -37,10 +37,7 @@ impl Snap {
         let mut members = self.members.iter();
         !self.trusts(node)
             && self.unheld.has(index)
-            && members.any(|(one, member)| {
-                let fails = member.backoff.hopeless() || member.backoff.waits(now);
-                self.trusts(*one) && member.wants.has(index) && !fails
-            })
+            && members.any(|(one, member)| self.trusts(*one) && member.would_fetch(index, now))
     }
 
     /// Who made piece hashes of this segment that are not those that were proved.

@@ -7,6 +7,13 @@ use super::bits::first;
 use super::ledger::Ledger;
 use super::snap::{Lease, Member, NodeId, Snap, SnapId};
 
+impl Member {
+    /// Whether it wants a segment and may get it from the hub. Who never reaches the hub does not keep others from their turn.
+    pub(super) fn would_fetch(&self, index: u32, now: u64) -> bool {
+        self.wants.has(index) && !self.backoff.hopeless() && !self.backoff.waits(now)
+    }
+}
+
 impl Ledger {
     /// Gives out all fetches that may be given now.
     pub(super) fn give_fetches(&mut self, now: u64) {
@@ -120,12 +127,8 @@ fn find_fetch_of(
     let reserved = |index: u32| {
         let keeper = snap.reserved.get(&index);
         keeper.is_some_and(|keeper| {
-            // Not for one that never reaches the hub: whoever does is to have its turn.
-            let keeper_wants = |keeper: &Member| {
-                let fails = keeper.backoff.hopeless() || keeper.backoff.waits(now);
-                keeper.wants.has(index) && !fails
-            };
-            *keeper != node && snap.members.get(keeper).is_some_and(keeper_wants)
+            let member = snap.members.get(keeper);
+            *keeper != node && member.is_some_and(|keeper| keeper.would_fetch(index, now))
         })
     };
     let unreachable = |index: u32| {

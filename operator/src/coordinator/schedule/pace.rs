@@ -35,11 +35,9 @@ pub(super) struct Pace {
     limit: u32,
     /// How long a fetch takes that is not held up, in microseconds.
     unhindered: Option<u64>,
-    /// How long the last fetch took. A shortest time is believed when two in a row were that short: single segments are
+    /// How long the last fetch took, in microseconds. A shortest time is believed when two in a row were that short: single segments are
     /// short, or held already.
     last: Option<u64>,
-    /// How long the last fetch took all in all, in milliseconds.
-    took: Option<u64>,
     /// Fetches that say one more, less those that say one less, since the last change.
     credit: i64,
     /// Whether every fetch so far says one more.
@@ -52,7 +50,6 @@ impl Default for Pace {
             limit: FIRST,
             unhindered: None,
             last: None,
-            took: None,
             credit: 0,
             growing: true,
         }
@@ -69,13 +66,12 @@ impl Pace {
     /// own way to the hub is slow.
     pub(super) fn patience(&self) -> u64 {
         let usual = |took: u64| took.saturating_mul(4).max(SHORTEST_PATIENCE);
-        self.took.map_or(LONGEST_START, usual)
+        self.last.map_or(LONGEST_START, |last| usual(last / 1_000))
     }
 
     /// Takes note of a fetch; never are there to be more than `most`.
     pub(super) fn note(&mut self, fetched: Fetched, most: u32) {
         let Fetched { took, fetches } = fetched;
-        self.took = Some(took);
         let took = took.saturating_mul(1_000).max(1);
         let Some(before) = self.last.replace(took) else {
             return;

@@ -277,6 +277,7 @@ impl Ledger {
 
     fn verified(&mut self, node: NodeId, id: SnapId, segments: &[u32], now: u64) {
         let snap = &mut self.snaps[id];
+        let trusted = snap.trusts(node);
         let Some(member) = snap.members.get_mut(&node) else {
             return;
         };
@@ -288,8 +289,10 @@ impl Ledger {
                 member.corrupt.remove(&index);
                 member.blamed.retain(|(one, _), _| *one != index);
                 member.hub_only.set(index, false);
-                snap.corrupt.set(index, false);
-                snap.reserved.remove(&index);
+                if trusted {
+                    snap.corrupt.set(index, false);
+                    snap.reserved.remove(&index);
+                }
             }
         }
         if snap.corrupt_backoff.failing() && snap.corrupt.is_empty() {

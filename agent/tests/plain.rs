@@ -33,6 +33,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
+/// The one for which the distribution has libtorrent.
+const PYTHON: &str = "/usr/bin/python3";
 const PORT: u16 = 9493;
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -262,10 +264,10 @@ while not handle.status().is_seeding:
 
 #[tokio::test(flavor = "multi_thread")]
 async fn libtorrent_takes_a_file() {
-    let mut has = Command::new("python3");
+    let mut has = Command::new(PYTHON);
     has.args(["-c", "import libtorrent"]);
     if !has.output().is_ok_and(|output| output.status.success()) {
-        eprintln!("SKIPPED: python3 has no libtorrent; install its package libtorrent");
+        eprintln!("SKIPPED: {PYTHON} has no libtorrent; install the package python3-libtorrent");
         return;
     }
     let giving = Giving::start(true).await;
@@ -276,7 +278,7 @@ async fn libtorrent_takes_a_file() {
         .chain([listed.magnet, listed.hybrid_magnet])
     {
         let directory = tempfile::tempdir().unwrap();
-        let mut python = Command::new("python3");
+        let mut python = Command::new(PYTHON);
         python.args(["-c", LIBTORRENT, &what]);
         python.args([giving.addr.ip().to_string(), PORT.to_string()]);
         python.arg(directory.path());

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use super::wire::EXTENDED;
+use super::wire;
 use crate::bencode::Bencode;
 use crate::bencode::found::{Dictionary, Found};
 
@@ -59,7 +59,7 @@ impl Metadata {
                 Bencode::Bytes(concat!("ModelCache/", env!("CARGO_PKG_VERSION")).into()),
             ),
         ]);
-        message(HANDSHAKE_ID, &hello, &[])
+        wire::extended(&[&[HANDSHAKE_ID], &hello.encode()])
     }
 
     /// Takes note of an extension message: what follows the byte 20. What makes no sense is passed over.
@@ -117,23 +117,18 @@ impl Metadata {
         } else {
             Bencode::dictionary([("msg_type", Bencode::Integer(REJECT)), piece])
         };
-        out.extend(message(id, &head, block.unwrap_or_default()));
+        out.extend(wire::extended(&[
+            &[id],
+            &head.encode(),
+            block.unwrap_or_default(),
+        ]));
         true
     }
 }
 
-/// A whole extension message.
-fn message(id: u8, head: &Bencode, body: &[u8]) -> Vec<u8> {
-    let mut out = vec![0, 0, 0, 0, EXTENDED, id];
-    out.extend(head.encode());
-    out.extend_from_slice(body);
-    let len = u32::try_from(out.len() - 4).unwrap_or(u32::MAX);
-    out.splice(..4, len.to_be_bytes());
-    out
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::wire::EXTENDED;
     use super::*;
 
     const HELLO: &[u8] = b"\0d1:md11:ut_metadatai3eee";

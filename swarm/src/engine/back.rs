@@ -9,12 +9,11 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::ask::{AskError, TIMEOUT, frame, read};
-use super::wire::{self, HANDSHAKE_BYTES};
+use super::ask::{self, AskError, exchange, in_time, read, say};
 use crate::discovery::clock::{Now, UnixMillis};
 use crate::discovery::rate::{Bucket, Rate};
 use crate::link::Security;
@@ -81,31 +80,18 @@ pub async fn examine(
     peer: SocketAddr,
     port: u16,
 ) -> Result<Examined, AskError> {
-    let talk = async {
-        let stream = TcpStream::connect(peer)
-            .await
-            .map_err(AskError::Unreachable)?;
-        stream.set_nodelay(true).map_err(AskError::Unreachable)?;
-        let mut link = security.dial(stream).await?;
-        let key = link.key_id();
-        let mut out = wire::handshake(&topic(), &wire::peer_id());
-        out.extend(frame(&Question { port })?);
-        link.write_all(&out).await?;
-        link.flush().await?;
-        let mut hello = [0; HANDSHAKE_BYTES];
-        link.read_exact(&mut hello).await?;
-        if wire::parse_handshake(&hello)? != topic() {
-            return Err(AskError::Answer("it speaks of something else".to_owned()));
-        }
-        let answer: Answer = read(&mut link, MAX_BYTES).await?;
+    in_time(async {
+        let mut link = ask::dial(security, peer).await?;
+        let question = Question { port };
+        let answer: Answer = exchange(&mut link, topic(), &question, MAX_BYTES).await?;
         Ok(Examined {
-            key,
+            key: link.key_id(),
             back: answer.came_of_it,
             clock: UnixMillis(answer.wall_millis),
             read_at: Now::read(),
         })
-    };
-    timeout(TIMEOUT, talk).await.map_err(|_| AskError::Slow)?
+    })
+    .await
 }
 
 /// The answering side's means: shared by all connections.
@@ -132,20 +118,17 @@ impl DialBack {
         if info_hash != topic() {
             return Ok(false);
         }
-        let talk = async {
+        in_time(async {
             let Question { port } = read(stream, MAX_BYTES).await?;
             let came_of_it = self.dial(SocketAddr::new(asker, port)).await;
             let answer = Answer {
                 came_of_it,
                 wall_millis: Now::read().wall.0,
             };
-            let mut out = wire::handshake(&info_hash, &wire::peer_id());
-            out.extend(frame(&answer)?);
-            stream.write_all(&out).await?;
-            stream.flush().await?;
+            say(stream, info_hash, &answer).await?;
             Ok(true)
-        };
-        timeout(TIMEOUT, talk).await.map_err(|_| AskError::Slow)?
+        })
+        .await
     }
 
     async fn dial(&self, asker: SocketAddr) -> Back {

@@ -6,13 +6,11 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
+use tokio::net::TcpStream;
 
-use super::accept::accept;
+use super::accept::{Listening, UploaderError};
 use super::serve::{Closed, Connection as _, serve};
 use super::source::{OnSent, SegmentSource};
-use super::uploader::UploaderError;
 
 /// Connections served at once; more are closed at once.
 const MAX_CONNECTIONS: usize = 256;
@@ -22,10 +20,7 @@ const MAX_FROM_ONE_SOURCE: usize = 32;
 const BATCH_BYTES: usize = 128 << 10;
 
 /// Serves whole files to everybody until it is dropped.
-pub struct PlainListener {
-    addr: SocketAddr,
-    _tasks: JoinSet<()>,
-}
+pub struct PlainListener(Listening);
 
 impl PlainListener {
     /// Listens on `addr` and serves what `source` finds to whoever connects.
@@ -34,26 +29,19 @@ impl PlainListener {
         source: Arc<dyn SegmentSource>,
         on_sent: OnSent,
     ) -> Result<Self, UploaderError> {
-        let error = |source| UploaderError::Bind { addr, source };
-        let listener = TcpListener::bind(addr).await.map_err(error)?;
-        let addr = listener.local_addr().map_err(error)?;
         let crowd = Crowd::default();
-        let mut tasks = JoinSet::new();
-        tasks.spawn(accept(listener, move |stream, peer| {
+        let listening = Listening::start(addr, move |stream, peer| {
             let place = crowd.enter(peer.ip())?;
             let (source, on_sent) = (source.clone(), on_sent.clone());
             Some(receive(stream, place, source, on_sent))
-        }));
-        Ok(Self {
-            addr,
-            _tasks: tasks,
-        })
+        });
+        listening.await.map(Self)
     }
 
     /// Where it listens.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
-        self.addr
+        self.0.addr
     }
 }
 

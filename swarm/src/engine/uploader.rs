@@ -3,16 +3,13 @@
 //! Nothing is hashed, checked or kept in memory for a segment that nobody asks for, so a node serves thousands of segments
 //! for the price of one socket. What is said on a connection is [`super::serve`]'s.
 
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use thiserror::Error;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
 
-use super::accept::accept;
+use super::accept::{Listening, UploaderError};
 use super::back::DialBack;
 use super::serve::{Closed, Connection as _, serve};
 use super::source::{OnSent, SegmentSource};
@@ -29,24 +26,8 @@ const SMALL_BATCH_BYTES: usize = 128 << 10;
 /// Bytes of all connections' batches from where on they become smaller.
 const ALL_BATCHES_BYTES: usize = 32 << 20;
 
-/// Why the uploader does not listen.
-#[derive(Debug, Error)]
-pub enum UploaderError {
-    /// The address cannot be bound.
-    #[error("cannot listen for peers on {addr}: {source}; is another agent running on this node?")]
-    Bind {
-        /// The address.
-        addr: SocketAddr,
-        /// Why not.
-        source: io::Error,
-    },
-}
-
 /// Serves segments to other nodes until it is dropped.
-pub struct Uploader {
-    addr: SocketAddr,
-    _tasks: JoinSet<()>,
-}
+pub struct Uploader(Listening);
 
 impl Uploader {
     /// Listens on `addr` and serves what `source` finds to those who make a link of this `security`, before anything else
@@ -57,10 +38,6 @@ impl Uploader {
         source: Arc<dyn SegmentSource>,
         on_sent: OnSent,
     ) -> Result<Self, UploaderError> {
-        let error = |source| UploaderError::Bind { addr, source };
-        let listener = TcpListener::bind(addr).await.map_err(error)?;
-        let addr = listener.local_addr().map_err(error)?;
-        let mut tasks = JoinSet::new();
         let host = Host {
             back: DialBack::new(security.clone()),
             security,
@@ -70,21 +47,18 @@ impl Uploader {
             peers: Semaphore::new(MAX_CONNECTIONS),
         };
         let host = Arc::new(host);
-        tasks.spawn(accept(listener, move |stream, peer| {
+        let listening = Listening::start(addr, move |stream, peer| {
             let place = host.strangers.enter(peer.ip());
             let host = host.clone();
             Some(async move { host.receive(stream, peer.ip(), place).await })
-        }));
-        Ok(Self {
-            addr,
-            _tasks: tasks,
-        })
+        });
+        listening.await.map(Self)
     }
 
     /// Where it listens.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
-        self.addr
+        self.0.addr
     }
 }
 

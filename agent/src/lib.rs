@@ -14,6 +14,7 @@ pub mod core;
 pub mod doctor;
 pub mod events;
 pub mod http;
+mod idle;
 pub mod intent;
 pub mod lan;
 pub mod log;

@@ -13,7 +13,6 @@ use modelcache_swarm::discovery::interfaces::Choice;
 use modelcache_swarm::discovery::lsd::service::LocalService;
 use modelcache_swarm::discovery::service::Peers;
 use modelcache_swarm::engine::{PlainListener, UploaderError};
-use modelcache_swarm::idle;
 use modelcache_swarm::metainfo::file::FileHashes;
 use modelcache_swarm::store::SnapshotStore;
 use tokio::sync::watch;
@@ -22,6 +21,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::args::LanArgs;
 use crate::core::Public;
+use crate::idle;
 
 pub use shelf::{Listed, Place, Shelf};
 

@@ -13,7 +13,6 @@ pub mod engine;
 #[cfg(test)]
 mod fuzz;
 mod gate;
-pub mod idle;
 pub mod inventory;
 pub mod link;
 pub mod metainfo;

@@ -5,7 +5,7 @@
 //! the snapshot.
 //!
 //! A torrent that is [registered](Tracker::register), which is what the wanted snapshots are, is for members of the cluster
-//! only: their announces and the answers are signed ([`proof`]). About another torrent a [private](Admission::Private)
+//! only: their announces and the answers are signed (`proof`). About another torrent a [private](Admission::Private)
 //! tracker says nothing; a [public](Admission::Public) one serves it to any BitTorrent client. Members and strangers are kept
 //! apart, so that a flood of these takes no room from those.
 //!
@@ -15,11 +15,11 @@
 
 pub mod answer;
 pub mod client;
-pub mod proof;
-pub mod query;
+mod proof;
+mod query;
 pub mod refusal;
 mod replay;
-pub mod schedule;
+mod schedule;
 mod swarms;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -10,7 +10,7 @@ pub enum Refusal {
     /// It is not what BEP 3 or BEP 48 says.
     #[error("malformed: {0}")]
     Malformed(#[from] QueryError),
-    /// Its signature is not written as [`proof`](super::proof) says, or its address is one that nobody can dial.
+    /// Its signature is not written as members write it, or its address is one that nobody can dial.
     #[error("malformed: the signature or the address in it is not as members write it")]
     Unsound,
     /// It is not signed, and must be.

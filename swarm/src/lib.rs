@@ -8,6 +8,7 @@
 
 mod bencode;
 pub mod coordination;
+pub mod crowd;
 pub mod discovery;
 pub mod engine;
 #[cfg(test)]

@@ -1,22 +1,21 @@
 //! Connections that are few, short and say little: anybody who reaches the port can open them.
 
-use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::extract::connect_info::Connected;
 use axum::serve::{IncomingStream, Listener};
+use modelcache_swarm::crowd::{Crowd, Place};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Sleep;
 
 /// Connections at once; more are closed at once.
 const MAX_CONNECTIONS: usize = 1_024;
-/// Connections at once of one source.
+/// Connections at once of one [`source`](modelcache_swarm::crowd::source).
 const MAX_PER_SOURCE: usize = 64;
 /// How long a connection may last: one request and its answer.
 const LIFETIME: Duration = Duration::from_secs(if cfg!(test) { 3 } else { 10 });
@@ -27,47 +26,14 @@ const MAX_REQUEST: usize = 16 * 1_024;
 #[derive(Debug)]
 pub(super) struct BriefListener {
     listener: TcpListener,
-    open: Arc<Mutex<Open>>,
-}
-
-/// How many connections each source has.
-#[derive(Debug, Default)]
-struct Open {
-    sources: HashMap<IpAddr, usize>,
-    all: usize,
-}
-
-impl Open {
-    fn take(&mut self, source: IpAddr) -> bool {
-        let here = self.sources.get(&source).copied().unwrap_or_default();
-        let room = self.all < MAX_CONNECTIONS && here < MAX_PER_SOURCE;
-        if room {
-            self.all += 1;
-            self.sources.insert(source, here + 1);
-        }
-        room
-    }
-
-    fn give_back(&mut self, source: IpAddr) {
-        self.all = self.all.saturating_sub(1);
-        if let Some(here) = self.sources.get_mut(&source) {
-            *here = here.saturating_sub(1);
-            if *here == 0 {
-                self.sources.remove(&source);
-            }
-        }
-    }
-}
-
-fn lock(open: &Mutex<Open>) -> MutexGuard<'_, Open> {
-    open.lock().unwrap_or_else(PoisonError::into_inner)
+    crowd: Crowd,
 }
 
 impl BriefListener {
     pub(super) fn new(listener: TcpListener) -> Self {
         Self {
             listener,
-            open: Arc::default(),
+            crowd: Crowd::new(MAX_CONNECTIONS, MAX_PER_SOURCE),
         }
     }
 }
@@ -80,16 +46,15 @@ impl Listener for BriefListener {
         loop {
             // axum's own way of accepting, which waits when the system has no more descriptors.
             let (stream, peer) = Listener::accept(&mut self.listener).await;
-            if !lock(&self.open).take(peer.ip()) {
+            let Some(place) = self.crowd.enter(peer.ip()) else {
                 tracing::debug!(%peer, "too many connections, closing");
                 continue;
-            }
+            };
             let brief = Brief {
                 stream,
                 end: Box::pin(tokio::time::sleep(LIFETIME)),
                 left: MAX_REQUEST,
-                source: peer.ip(),
-                open: Arc::clone(&self.open),
+                _place: place,
             };
             return (brief, peer);
         }
@@ -115,14 +80,7 @@ pub(super) struct Brief {
     stream: TcpStream,
     end: Pin<Box<Sleep>>,
     left: usize,
-    source: IpAddr,
-    open: Arc<Mutex<Open>>,
-}
-
-impl Drop for Brief {
-    fn drop(&mut self) {
-        lock(&self.open).give_back(self.source);
-    }
+    _place: Place,
 }
 
 impl Brief {

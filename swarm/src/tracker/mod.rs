@@ -35,6 +35,7 @@ use self::query::{Announce, Event, MAX_QUERY, QueryError};
 use self::refusal::Refusal;
 use self::replay::{MAX_REQUESTS, Replays};
 use self::swarms::{Limits, Member, Swarms};
+use crate::crowd;
 use crate::discovery::announcement::{ContentId, can_be_dialled};
 use crate::discovery::clock::Now;
 use crate::discovery::guard::Tolerance;
@@ -57,6 +58,8 @@ const MEMBERS: Limits = Limits {
     torrents: 4_096,
     peers: 4_096,
     per_host: 4_096,
+    // Nodes of a cluster often share a network.
+    host: |address| address,
     all: 65_536,
     expiry: EXPIRY,
 };
@@ -64,6 +67,7 @@ const STRANGERS: Limits = Limits {
     torrents: 1_024,
     peers: 512,
     per_host: 64,
+    host: crowd::source,
     all: 8_192,
     expiry: EXPIRY,
 };
@@ -164,7 +168,7 @@ impl Tracker {
         }
         let answer = self.take(&announce, member, registered, now.monotonic)?;
         if signed.is_some() {
-            self.sources.know(source, now.monotonic);
+            self.sources.know(crowd::source(source), now.monotonic);
         }
         let mut bytes = answer.encode(announce.form);
         if let Some(key) = signed {
@@ -198,7 +202,7 @@ impl Tracker {
     /// What comes before anything that costs time. Gives the source as it is without IPv6's clothes.
     fn admit(&mut self, query: &str, source: IpAddr, now: Now) -> Result<IpAddr, Refusal> {
         let source = source.to_canonical();
-        if !self.sources.admit(source, now.monotonic) {
+        if !self.sources.admit(crowd::source(source), now.monotonic) {
             return Err(Refusal::TooMany);
         }
         if query.len() > MAX_QUERY {

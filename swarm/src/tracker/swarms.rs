@@ -18,8 +18,10 @@ pub struct Limits {
     pub torrents: usize,
     /// Peers of one swarm.
     pub peers: usize,
-    /// Peers at one host address, over all swarms.
+    /// Peers at one host, over all swarms.
     pub per_host: usize,
+    /// Which host an address counts for.
+    pub host: fn(IpAddr) -> IpAddr,
     /// Peers of all swarms.
     pub all: usize,
     /// How long a peer is there without a word.
@@ -95,15 +97,16 @@ impl Swarms {
             *known = seen;
             return true;
         }
-        if !self.has_room(&torrent, member.address.ip()) {
+        let host = (self.limits.host)(member.address.ip());
+        if !self.has_room(&torrent, host) {
             self.expire(now);
-            if !self.has_room(&torrent, member.address.ip()) {
+            if !self.has_room(&torrent, host) {
                 return false;
             }
         }
         let swarm = self.torrents.entry(torrent).or_default();
         swarm.peers.insert(member.address, seen);
-        *self.hosts.entry(member.address.ip()).or_default() += 1;
+        *self.hosts.entry(host).or_default() += 1;
         self.peers += 1;
         true
     }
@@ -155,8 +158,8 @@ impl Swarms {
             });
             !swarm.peers.is_empty()
         });
-        for host in gone {
-            self.forget(host);
+        for address in gone {
+            self.forget(address);
         }
     }
 
@@ -216,9 +219,10 @@ impl Swarms {
         in_swarm && at_host < self.limits.per_host && self.peers < self.limits.all
     }
 
-    /// One peer at this host is gone.
-    fn forget(&mut self, host: IpAddr) {
+    /// One peer at this address is gone.
+    fn forget(&mut self, address: IpAddr) {
         self.peers = self.peers.saturating_sub(1);
+        let host = (self.limits.host)(address);
         if let Some(count) = self.hosts.get_mut(&host) {
             *count = count.saturating_sub(1);
             if *count == 0 {
@@ -240,6 +244,11 @@ mod tests {
         torrents: 3,
         peers: 4,
         per_host: 5,
+        // Two addresses each.
+        host: |address| match address {
+            IpAddr::V4(address) => std::net::Ipv4Addr::from_bits(address.to_bits() | 1).into(),
+            IpAddr::V6(_) => address,
+        },
         all: 9,
         expiry: Duration::from_secs(100),
     };

@@ -329,6 +329,35 @@ fn strangers_have_their_own_room() {
 }
 
 #[test]
+fn an_ipv6_network_is_one_stranger_and_many_members() {
+    let mut lab = Lab::new(Admission::Public);
+    let within = |number: u16| IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, number]);
+    let mut answers: Vec<_> = (0..1_500)
+        .map(|number| lab.stranger(&announce(OTHER, 1, 5), within(number)))
+        .collect();
+    assert!(answers.drain(..64).all(|answer| answer.is_ok()));
+    assert!(
+        answers
+            .drain(..936)
+            .all(|answer| answer == Err(Refusal::Full))
+    );
+    assert!(
+        answers
+            .iter()
+            .all(|answer| *answer == Err(Refusal::TooMany))
+    );
+    let next_door = "2001:db8:0:1::1".parse().unwrap();
+    assert!(lab.stranger(&announce(OTHER, 1, 5), next_door).is_ok());
+    for number in 0..100 {
+        let node = Announce {
+            ip: Some(within(number)),
+            ..announce(SNAPSHOT, 1, 0)
+        };
+        assert!(lab.member(&node).is_ok());
+    }
+}
+
+#[test]
 fn refusals_have_the_names_that_metrics_show() {
     let all = [
         Refusal::Malformed(QueryError::TooLong),

@@ -4,11 +4,11 @@ use std::net::SocketAddr;
 
 use modelcache_crds::model_cache_node::Phase;
 use modelcache_swarm::discovery::announcement::{ContentId, NodeName, NodeNameError};
-use modelcache_swarm::discovery::guard::Tolerance;
 use modelcache_swarm::discovery::interfaces::Choice;
 use modelcache_swarm::discovery::net::{Group, NetError};
 use modelcache_swarm::discovery::service::{Discovery, Own, Peers, Settings};
 use modelcache_swarm::discovery::timing::Intervals;
+use modelcache_swarm::discovery::window::Tolerance;
 use modelcache_swarm::secret::Keys;
 use thiserror::Error;
 use tokio::sync::watch;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::fmt::rfc2822::DateTimeParser;
 use modelcache_swarm::discovery::clock::UnixMillis;
-use modelcache_swarm::discovery::guard::Tolerance;
+use modelcache_swarm::discovery::window::Tolerance;
 
 use super::finding::Finding;
 

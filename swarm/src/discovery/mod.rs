@@ -20,4 +20,5 @@ pub mod service;
 pub mod table;
 pub mod timing;
 pub mod upkeep;
+pub mod window;
 pub mod wire;

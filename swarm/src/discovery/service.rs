@@ -11,13 +11,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::announcement::{Announcement, Body, ContentId, Delivery, Listening, NodeName, Page};
 use super::clock::Now;
-use super::guard::{Guard, Tolerance};
+use super::guard::Guard;
 use super::interfaces::{self, Choice, Interface, Link};
 use super::net::{Group, NetError, Sockets};
 use super::rate::{Limits, Rate, Sources};
 use super::refusal::{Counters, Refusal};
 use super::table::PeerTable;
 use super::timing::{Intervals, Reach, Schedule};
+use super::window::Tolerance;
 use super::wire::{self, MAX_DATAGRAM};
 use crate::secret::Keys;
 

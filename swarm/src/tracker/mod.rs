@@ -38,8 +38,8 @@ use self::swarms::{Limits, Member, Swarms};
 use crate::crowd;
 use crate::discovery::announcement::{ContentId, can_be_dialled};
 use crate::discovery::clock::Now;
-use crate::discovery::guard::Tolerance;
 use crate::discovery::rate::{self, Rate, Sources};
+use crate::discovery::window::Tolerance;
 use crate::secret::Keyring;
 
 /// How often clients are to announce: often enough for the table of peers to stay fresh.

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use super::proof::MAC;
 use super::refusal::Refusal;
 use crate::discovery::clock::{Now, UnixMillis};
-use crate::discovery::guard::Tolerance;
+use crate::discovery::window::{Tolerance, Window};
 
 /// Most requests that are remembered, some 60 bytes each: 1,500 a second within the tolerance.
 pub const MAX_REQUESTS: usize = 65_536;
@@ -18,11 +18,9 @@ pub const MAX_REQUESTS: usize = 65_536;
 /// What was accepted lately.
 #[derive(Debug)]
 pub struct Replays {
-    tolerance: Tolerance,
+    window: Window,
     most: usize,
     accepted: BTreeSet<(UnixMillis, [u8; MAC])>,
-    floor: UnixMillis,
-    last: Now,
 }
 
 impl Replays {
@@ -30,48 +28,36 @@ impl Replays {
     #[must_use]
     pub fn new(tolerance: Tolerance, most: usize, now: Now) -> Self {
         Self {
-            tolerance,
+            window: Window::new(tolerance, now),
             most,
             accepted: BTreeSet::new(),
-            floor: now.wall.plus(tolerance.ahead),
-            last: now,
         }
     }
 
     /// Whether a request, whose signature was checked, is heard for the first time. If so it is remembered.
     pub fn accept(&mut self, sent_at: UnixMillis, mac: [u8; MAC], now: Now) -> Result<(), Refusal> {
-        self.follow_clock(now);
-        let oldest = now.wall.minus(self.tolerance.past);
-        if sent_at < oldest || sent_at > now.wall.plus(self.tolerance.ahead) {
+        self.window.follow(now);
+        if self.window.is_stale(sent_at) {
             return Err(Refusal::Stale);
         }
         if self.accepted.contains(&(sent_at, mac)) {
             return Err(Refusal::Replayed);
         }
-        if sent_at <= self.floor {
+        if sent_at <= self.window.floor() {
             return Err(Refusal::PossiblyReplayed);
         }
         while let Some((first, _)) = self.accepted.first().copied() {
-            let stale = first < oldest;
+            let stale = first < self.window.oldest();
             if !stale && self.accepted.len() < self.most {
                 break;
             }
             if !stale {
-                self.floor = self.floor.max(first);
+                self.window.raise_floor(first);
             }
             self.accepted.pop_first();
         }
         self.accepted.insert((sent_at, mac));
         Ok(())
-    }
-
-    /// A clock that is set back brings the floor along, or nobody would be believed until the old time comes again.
-    fn follow_clock(&mut self, now: Now) {
-        let passed = now.monotonic.saturating_duration_since(self.last.monotonic);
-        if now.wall.plus(self.tolerance.ahead) < self.last.wall.plus(passed) {
-            self.floor = now.wall.plus(self.tolerance.ahead);
-        }
-        self.last = now;
     }
 }
 

@@ -12,12 +12,12 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use modelcache_swarm::discovery::announcement::{ContentId, NodeName};
-use modelcache_swarm::discovery::guard::Tolerance;
 use modelcache_swarm::discovery::interfaces::Choice;
 use modelcache_swarm::discovery::lsd::service::LocalService;
 use modelcache_swarm::discovery::refusal::Counters;
 use modelcache_swarm::discovery::service::{Discovery, GROUP, Own, Peers, Settings};
 use modelcache_swarm::discovery::timing::Intervals;
+use modelcache_swarm::discovery::window::Tolerance;
 use modelcache_swarm::secret::{Key, Keyring, Keys};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio::sync::oneshot;

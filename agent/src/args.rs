@@ -71,10 +71,10 @@ pub enum Command {
     /// Test what this node needs, say what is wrong and what to do: the secret, the cache's disk, multicast and broadcast on
     /// the local network, peers dialled both ways, the coordinator, the hub, and the clock.
     ///
-    /// It works beside the agent of the node, with the settings of its environment, and without one. The exit status is 1
-    /// when a check fails. Examples:
+    /// It works beside the agent of the node and without one. In a pod of the chart it knows the agent's settings by its
+    /// environment; options take their place. The exit status is 1 when a check fails. Examples:
     ///
-    ///   kubectl exec POD -- modelcache-agent doctor --hub URL
+    ///   kubectl exec -n modelcache-system ds/modelcache-agent -- modelcache-agent doctor
     ///   modelcache-agent doctor --key /etc/modelcache/key --peer 10.0.0.7:9492 -o json
     #[command(verbatim_doc_comment)]
     Doctor(Box<DoctorArgs>),
@@ -244,14 +244,20 @@ pub struct DoctorArgs {
         default_value_t = PeerLinks::Encrypted
     )]
     pub peer_links: PeerLinks,
-    /// A node to dial, beside those that announce themselves; may be given several times.
-    #[arg(long, value_name = "HOST:PORT")]
-    pub peer: Vec<String>,
+    /// A node to dial, beside those that announce themselves; HOST may be a DNS name that stands for many. May be given
+    /// several times.
+    #[arg(
+        long,
+        env = "MODELCACHE_PEERS",
+        value_name = "HOST:PORT",
+        value_delimiter = ','
+    )]
+    pub peer: Vec<NamedPeer>,
     /// The operator's coordinator, as ws://host:port.
     #[arg(long, env = "MODELCACHE_COORDINATOR", value_name = "URL")]
     pub coordinator: Option<String>,
     /// The hub's endpoint, as ModelCaches name it.
-    #[arg(long, value_name = "URL")]
+    #[arg(long, env = "MODELCACHE_HUB_ENDPOINT", value_name = "URL")]
     pub hub: Option<String>,
     /// File with certificate authorities that the hub's certificate may be signed by, beside the system's (PEM).
     #[arg(long, value_name = "FILE")]
@@ -340,6 +346,26 @@ mod tests {
             "9492",
         ] {
             assert!(help.contains(word), "{word}\n{help}");
+        }
+    }
+
+    #[test]
+    fn doctor_and_peers_take_from_the_environment_what_run_does() {
+        let command = Cli::command();
+        let variables = |name: &str| -> std::collections::BTreeMap<_, _> {
+            let options = command.find_subcommand(name).unwrap().get_arguments();
+            options
+                .map(|option| (option.get_id().clone(), option.get_env()))
+                .collect()
+        };
+        let run = variables("run");
+        for name in ["doctor", "peers"] {
+            let common = variables(name);
+            let common = common.iter().filter(|(id, _)| run.contains_key(*id));
+            for (id, variable) in common {
+                assert!(variable.is_some(), "{name}: {id}");
+                assert_eq!(run[id], *variable, "{name}: {id}");
+            }
         }
     }
 

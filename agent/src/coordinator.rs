@@ -24,7 +24,7 @@ use tokio::time::{Instant, MissedTickBehavior, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::client_async_with_config;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use tokio_tungstenite::tungstenite::http::{HeaderValue, header};
+use tokio_tungstenite::tungstenite::http::{HeaderValue, Uri, header};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{self, Message};
 
@@ -163,6 +163,13 @@ enum End {
     Renewed(Box<Connection>),
 }
 
+/// Where a coordinator is dialled, as `host:port`; absent when the URL names no host.
+#[must_use]
+pub fn address_of(url: &Uri) -> Option<String> {
+    let host = url.host()?;
+    Some(format!("{host}:{}", url.port_u16().unwrap_or(80)))
+}
+
 /// The owner is gone, so the link has nothing left to do.
 struct OwnerGone;
 
@@ -174,9 +181,7 @@ impl LinkConfig {
         let attempt = async {
             let url = || LinkError::Url(self.url.clone());
             let mut request = self.url.as_str().into_client_request().map_err(|_| url())?;
-            let host = request.uri().host().ok_or_else(url)?;
-            let port = request.uri().port_u16().unwrap_or(80);
-            let address = format!("{host}:{port}");
+            let address = address_of(request.uri()).ok_or_else(url)?;
             let file = &self.token_file;
             let token = tokio::fs::read_to_string(file)
                 .await

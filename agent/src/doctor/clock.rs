@@ -58,8 +58,9 @@ pub fn judge(reading: &Reading) -> Finding {
     };
     let check = format!("clock, {name}");
     let seen = format!("this node is {seconds:.1} s {word}");
+    let Tolerance { ahead, .. } = Tolerance::default();
     // One of the two sees the other's announcements come from the future.
-    if peer && least > Tolerance::default().ahead {
+    if peer && least > ahead {
         return Finding::fail(
             check,
             seen,
@@ -70,7 +71,10 @@ pub fn judge(reading: &Reading) -> Finding {
         return Finding::warn(
             check,
             seen,
-            "announcements are refused from 10 s on: run NTP on all nodes",
+            &format!(
+                "announcements are refused from {} s on: run NTP on all nodes",
+                ahead.as_secs()
+            ),
         );
     }
     Finding::ok(check, seen)

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use modelcache_crds::quantity::human_bytes;
 use modelcache_swarm::store::{self, Disk, StoreError};
 
 use super::finding::Finding;
@@ -46,11 +47,11 @@ fn judge(examined: Result<&Disk, &StoreError>) -> Vec<Finding> {
             "it works, less well: xfs or ext4 can",
         )
     };
-    let gib = |bytes: u64| format!("{} GiB", bytes >> 30);
+    let words = |bytes: u64| human_bytes(i64::try_from(bytes).unwrap_or(i64::MAX));
     let seen = format!(
         "{} of {} free for models",
-        gib(disk.space.free),
-        gib(disk.space.total)
+        words(disk.space.free),
+        words(disk.space.total)
     );
     let room = match disk.space.free {
         0 => Finding::fail(

@@ -13,11 +13,11 @@ use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_tungstenite::tungstenite::http::Uri;
 
 use super::clock::{Reading, Whose, http_date};
 use super::finding::Finding;
 use super::secret::Proof;
+use crate::coordinator::address_of;
 
 /// For everything that a server is asked.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -111,12 +111,8 @@ async fn ask_coordinator(
     security: &Security,
     url: &str,
 ) -> Result<(String, KeyId, Option<String>), CoordinatorError> {
-    let uri: Uri = url
-        .parse()
-        .map_err(|_| CoordinatorError::Url(url.to_owned()))?;
-    let host = uri.host();
-    let host = host.ok_or_else(|| CoordinatorError::Url(url.to_owned()))?;
-    let address = format!("{host}:{}", uri.port_u16().unwrap_or(80));
+    let address = url.parse().ok().as_ref().and_then(address_of);
+    let address = address.ok_or_else(|| CoordinatorError::Url(url.to_owned()))?;
     let stream = TcpStream::connect(&address)
         .await
         .map_err(|error| CoordinatorError::Connect(address.clone(), error))?;
@@ -124,7 +120,7 @@ async fn ask_coordinator(
         .dial(stream)
         .await
         .map_err(|error| CoordinatorError::Link(address.clone(), error))?;
-    let date = date_of(&mut link, host)
+    let date = date_of(&mut link, &address)
         .await
         .map_err(|error| CoordinatorError::Talk(address.clone(), error))?;
     Ok((address, link.key_id(), date))

@@ -13,8 +13,10 @@ pub mod secret;
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use modelcache_swarm::discovery::named::NamedPeer;
 use modelcache_swarm::link::{Mode, Security};
 use modelcache_swarm::secret::{Keyring, Keys, Purpose};
 use thiserror::Error;
@@ -100,12 +102,13 @@ async fn examine_others(args: DoctorArgs, ring: Keyring) -> Vec<Finding> {
         }
     };
     findings.push(own);
-    let (peers, unknown) = to_dial(&heard, args.peer).await;
+    let here = args.node_ip.map(|ip| (ip, args.peer_port).into());
+    let (peers, unknown) = to_dial(&heard, args.peer, here).await;
     findings.extend(unknown);
     if peers.is_empty() {
         findings.push(Finding::skipped(
             "peers",
-            "nobody announces itself; name some with --peer",
+            "no other node announces itself or is named by --peer",
         ));
     }
     let dialled = peers::dial(&links, peers, args.peer_port).await;
@@ -126,31 +129,37 @@ async fn examine_others(args: DoctorArgs, ring: Keyring) -> Vec<Finding> {
     findings
 }
 
-/// Whom to dial: those that were heard, and those that were named; and what is wrong with the names.
-async fn to_dial(heard: &Heard, named: Vec<String>) -> (Vec<Peer>, Vec<Finding>) {
-    let mut peers: Vec<Peer> = heard
-        .nodes()
-        .map(|(node, address)| Peer {
-            name: node.to_string(),
-            address,
-        })
-        .collect();
-    let known: BTreeSet<_> = peers.iter().map(|peer| peer.address).collect();
+/// Whom to dial: those that were heard and those that were named, each once and not this node; and what is wrong with the
+/// names.
+async fn to_dial(
+    heard: &Heard,
+    named: Vec<NamedPeer>,
+    here: Option<SocketAddr>,
+) -> (Vec<Peer>, Vec<Finding>) {
+    let mut known: BTreeSet<SocketAddr> = here.into_iter().collect();
+    let mut peers = Vec::new();
+    for (node, address) in heard.nodes() {
+        if known.insert(address) {
+            peers.push(Peer {
+                name: node.to_string(),
+                address,
+            });
+        }
+    }
     let mut unknown = Vec::new();
     for name in named {
-        match tokio::net::lookup_host(&name).await {
-            Ok(addresses) => peers.extend(
-                addresses
-                    .filter(|address| !known.contains(address))
-                    .map(|address| Peer {
-                        name: name.clone(),
-                        address,
-                    }),
-            ),
+        match tokio::net::lookup_host(name.to_string()).await {
+            Ok(addresses) => peers.extend(addresses.filter(|address| known.insert(*address)).map(
+                |address| Peer {
+                    // A name may stand for many.
+                    name: address.to_string(),
+                    address,
+                },
+            )),
             Err(error) => unknown.push(Finding::fail(
                 format!("peer {name}"),
                 format!("it is not known: {error}"),
-                "write --peer host:port with a name that the DNS has, or an address",
+                "write --peer HOST:PORT with a name that the DNS has, or an address",
             )),
         }
     }
@@ -162,11 +171,21 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn peers_are_named_by_address_or_name() {
-        let names = ["127.0.0.1:9492", "localhost", "nowhere.invalid:1"];
-        let names = names.map(str::to_owned).to_vec();
-        let (peers, unknown) = to_dial(&Heard::default(), names).await;
-        assert_eq!(peers.len(), 1);
-        assert_eq!(unknown.len(), 2);
+    async fn peers_are_named_by_address_or_name_and_dialled_once() {
+        let names = ["127.0.0.1:9492", "127.0.0.1:9492", "nowhere.invalid:1"];
+        let parsed = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+        let (peers, unknown) = to_dial(&Heard::default(), parsed(&names), None).await;
+        let addresses: Vec<_> = peers.iter().map(|peer| peer.name.as_str()).collect();
+        assert_eq!(addresses, ["127.0.0.1:9492"]);
+        assert_eq!(unknown.len(), 1);
+        // All agents have the same name; this node is behind it too.
+        let here = Some("127.0.0.1:9492".parse().unwrap());
+        let (peers, _) = to_dial(&Heard::default(), parsed(&names), here).await;
+        assert!(peers.is_empty(), "{peers:?}");
+        let (peers, _) = to_dial(&Heard::default(), parsed(&["localhost:1"]), None).await;
+        assert!(
+            !peers.is_empty() && peers.iter().all(|peer| peer.address.ip().is_loopback()),
+            "{peers:?}"
+        );
     }
 }

@@ -72,23 +72,23 @@ prometheus.io/path: /metrics
 {{- end }}
 {{- end -}}
 
-{{/* Arguments by which agents announce themselves. */}}
+{{/* Environment by which agents announce themselves. */}}
 {{- define "modelcache.announce" -}}
 {{- if .Values.agent.discovery.announce }}
 {{- if not .Values.agent.hostNetwork }}
 {{- fail "agent.discovery.announce needs agent.hostNetwork: pod networks carry neither multicast nor broadcast; agents find each other by their Service there" }}
 {{- end }}
 {{- with .Values.agent.discovery }}
-- --announce
-- --lan-group={{ .group }}
-- --lan-group-v6={{ .groupV6 }}
-- --lan-port={{ .port }}
-- --lan-ttl={{ .ttl }}
+- {name: MODELCACHE_ANNOUNCE, value: "true"}
+- {name: MODELCACHE_LAN_GROUP, value: "{{ .group }}"}
+- {name: MODELCACHE_LAN_GROUP_V6, value: "{{ .groupV6 }}"}
+- {name: MODELCACHE_LAN_PORT, value: "{{ .port }}"}
+- {name: MODELCACHE_LAN_TTL, value: "{{ .ttl }}"}
 {{- with .interfaces }}
-- {{ printf "--lan-interfaces=%s" (join "," .) | quote }}
+- {name: MODELCACHE_LAN_INTERFACES, value: {{ join "," . | quote }}}
 {{- end }}
 {{- with .exclude }}
-- {{ printf "--lan-exclude=%s" (join "," .) | quote }}
+- {name: MODELCACHE_LAN_EXCLUDE, value: {{ join "," . | quote }}}
 {{- end }}
 {{- end }}
 {{- end }}

@@ -12,6 +12,7 @@ use crate::world::{APPS, World};
 mod capture;
 mod chart;
 mod cold;
+mod doctor;
 mod gate;
 mod input;
 mod kills;

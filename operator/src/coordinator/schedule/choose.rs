@@ -17,6 +17,9 @@ const FIRST_COPIES_PER_TAKER: usize = 2;
 /// …but a node with nobody beside it keeps the link full by itself.
 const FIRST_COPIES_OF_THE_ONLY: usize = 4;
 
+/// Who alone holds more segments than this gives these, and leaves the rest to others.
+const LADEN: u32 = 8;
+
 impl Snap {
     /// Whether a node gives what others can give too only when they cannot: it holds everything and is one of few, so that its
     /// link is the narrowest place. Where more than half are like that, all of them give.
@@ -25,7 +28,13 @@ impl Snap {
         member.is_some_and(|member| member.seeder) && self.seeders * 2 <= self.members.len()
     }
 
-    /// Whether a node may take another segment that only this holder has.
+    /// Whether a node has much that nobody else holds. It gives that first, and leaves the rest to those who have not.
+    fn is_laden(&self, node: NodeId) -> bool {
+        let member = self.members.get(&node);
+        member.is_some_and(|member| member.alone > LADEN)
+    }
+
+    /// Whether a node may take another segment that only this full holder has; what it takes from it otherwise counts too.
     pub(super) fn may_take_first_copy(&self, taker: NodeId, holder: NodeId) -> bool {
         let from =
             |lease: &&Lease| matches!(lease, Lease::Take { holder: from, .. } if *from == holder);
@@ -36,7 +45,7 @@ impl Snap {
         } else {
             FIRST_COPIES_OF_THE_ONLY
         };
-        !self.spares(holder) || under_way < most
+        under_way < most
     }
 }
 
@@ -64,12 +73,6 @@ impl Member {
 }
 
 impl Ledger {
-    /// Whether a node has much that nobody else holds. It gives that first, and leaves the rest to those who have not.
-    fn is_laden(&self, snap: &Snap, node: NodeId) -> bool {
-        let member = snap.members.get(&node);
-        member.is_some_and(|member| member.alone as usize > self.settings.first_copies_per_node)
-    }
-
     pub(super) fn may_give(&self, id: NodeId) -> bool {
         let node = &self.nodes[id];
         let most = self.settings.uploads_per_node as usize;
@@ -85,11 +88,8 @@ impl Ledger {
         })
     }
 
-    /// Whether a holder may give another segment of a snapshot that nobody else holds.
-    pub(super) fn may_give_first_copy(&self, snap: &Snap, node: NodeId) -> bool {
-        if !snap.spares(node) {
-            return true;
-        }
+    /// Whether one of few full nodes may give another segment that nobody else holds.
+    pub(super) fn may_give_first_copy(&self, node: NodeId) -> bool {
         let first = self.nodes[node].uploading.iter().filter(|(id, index)| {
             let snap = &self.snaps[*id];
             let takings = &snap.segments[*index as usize].takings;
@@ -126,7 +126,7 @@ impl Ledger {
             return now.then_some(giver);
         }
         let pieces = segment.mixed.then(|| segment.best_pieces(usable)).flatten();
-        let laden = |node: NodeId| self.is_laden(snap, node) || snap.spares(node);
+        let laden = |node: NodeId| snap.is_laden(node) || snap.spares(node);
         let right = |holder: &&Holder| {
             usable(holder.node) && pieces.is_none_or(|best| Arc::ptr_eq(best, &holder.pieces))
         };
@@ -152,15 +152,16 @@ impl Ledger {
 
     /// Whether a holder may give a segment once more now, and to this node.
     fn has_room(&self, snap: &Snap, taker: NodeId, holder: NodeId, index: u32) -> bool {
+        let segment = &snap.segments[index as usize];
+        let first = || {
+            // The first copy goes to one node, so that the others can come from there.
+            segment.takings.iter().all(|taking| taking.slow)
+                && self.may_give_first_copy(holder)
+                && snap.may_take_first_copy(taker, holder)
+        };
         self.may_give(holder)
-            && if snap.sole.has(index) {
-                snap.offered.has(index)
-                    && self.may_give_first_copy(snap, holder)
-                    && snap.may_take_first_copy(taker, holder)
-            } else {
-                let uploads = snap.segments[index as usize].uploads(holder);
-                uploads < self.settings.uploads_per_segment
-            }
+            && segment.uploads(holder) < self.settings.uploads_per_segment
+            && (!snap.sole.has(index) || !snap.spares(holder) || first())
     }
 }
 

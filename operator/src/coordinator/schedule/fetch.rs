@@ -50,8 +50,8 @@ impl Ledger {
         for (node, member) in &snap.members {
             let fetches = self.nodes[*node].fetches;
             let key = (member.backoff.failures(), fetches, self.nodes[*node].turn);
-            // The first is fetched alone: nodes whose agents say a moment later what they want are to get the others. Who is
-            // to fetch all of a wrong blob does not leave others a part of it.
+            // At most half of what it was given is under way, so the first alone: nodes whose agents say a moment later what they
+            // want are to get the others. Who is to fetch all of a wrong blob does not leave others a part of it.
             let keeper = snap.reserved.values().any(|keeper| keeper == node);
             let enough = fetches * 2 > member.fetched && !keeper;
             if member.wanting == 0
@@ -91,11 +91,8 @@ impl Ledger {
         if let (Some(config), Some(member)) = (&snap.config, snap.members.get_mut(&node))
             && !std::mem::replace(&mut member.origin_sent, true)
         {
-            let message = CoordinatorMessage::Origin {
-                snapshot: snap.name.clone(),
-                access: config.access.clone(),
-            };
-            self.outgoing.push((name.clone(), message));
+            self.outgoing
+                .push((name.clone(), config.origin(&snap.name)));
         }
         let message = CoordinatorMessage::Fetch {
             snapshot: snap.name.clone(),

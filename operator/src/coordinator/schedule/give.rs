@@ -160,8 +160,8 @@ impl Ledger {
             if !self.may_give(*node) {
                 continue;
             }
-            let first =
-                self.may_give_first_copy(snap, *node) && snap.may_take_first_copy(taker, *node);
+            let first = !snap.spares(*node)
+                || self.may_give_first_copy(*node) && snap.may_take_first_copy(taker, *node);
             for (at, word) in given.iter_mut().enumerate() {
                 let allowed = if first {
                     u64::MAX

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::bits::Bits;
 use super::snap::Lease;
 use super::{Schedule, Settings, SourcePolicy};
 
@@ -101,6 +102,11 @@ pub(super) fn check(schedule: &Schedule, settings: &Settings) {
             assert_eq!(snap.fetching.has(number), fetching[index] > 0);
         }
         assert_eq!(snap.fetches, fetching.iter().sum::<u32>());
+        let mut held_back = Bits::empty(snap.size);
+        for hold in &snap.holds {
+            held_back.add(&hold.segments);
+        }
+        assert_eq!(snap.held_back, held_back);
         for (node, member) in &snap.members {
             assert_eq!(member.seeder, member.is_full(), "whether {node} is full");
         }

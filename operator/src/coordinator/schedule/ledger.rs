@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use modelcache_swarm::coordination::{CoordinatorMessage, Held};
+use modelcache_swarm::coordination::Held;
 
 use super::backoff::Backoff;
 use super::bits::Bits;
@@ -222,12 +222,8 @@ impl Ledger {
             for (node, member) in &mut snap.members {
                 member.backoff = Backoff::default();
                 if member.origin_sent {
-                    let message = CoordinatorMessage::Origin {
-                        snapshot: name.to_owned(),
-                        access: config.access.clone(),
-                    };
                     self.outgoing
-                        .push((self.nodes[*node].name.clone(), message));
+                        .push((self.nodes[*node].name.clone(), config.origin(name)));
                 }
             }
         }

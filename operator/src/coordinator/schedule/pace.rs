@@ -201,7 +201,8 @@ mod tests {
     fn fetches_that_only_share_a_link_stay_few() {
         for bytes in [even, trembling, strange] {
             let mean = Fetches::new().run(SHARED, 20_000, bytes);
-            assert!((20..90).contains(&mean), "{mean}");
+            // In tenths; with the most that are allowed it would be 160.
+            assert!(mean <= 60, "{mean}");
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use modelcache_swarm::coordination::OriginAccess;
+use modelcache_swarm::coordination::{CoordinatorMessage, OriginAccess};
 use modelcache_swarm::segment::PieceHashes;
 
 use super::SourcePolicy;
@@ -25,6 +25,16 @@ pub(super) struct Config {
     pub(super) policy: SourcePolicy,
     pub(super) access: OriginAccess,
     pub(super) endpoint: EndpointId,
+}
+
+impl Config {
+    /// What a node is told of how to reach the hub.
+    pub(super) fn origin(&self, snapshot: &str) -> CoordinatorMessage {
+        CoordinatorMessage::Origin {
+            snapshot: snapshot.to_owned(),
+            access: self.access.clone(),
+        }
+    }
 }
 
 /// An order that a node has not answered yet.
@@ -96,7 +106,7 @@ pub(super) struct Member {
     /// Number of segments that only it holds.
     pub(super) alone: u32,
     pub(super) open: BTreeMap<u32, Lease>,
-    /// Segments fetched from the hub or being fetched.
+    /// Fetches that it was given, also those that failed.
     pub(super) fetched: u32,
     /// Whether it holds everything: [`Member::is_full`], remembered so that seeders need not be counted each time.
     pub(super) seeder: bool,
@@ -224,20 +234,8 @@ impl Snap {
     /// Brings the sets in line with the books of one segment.
     pub(super) fn refresh(&mut self, index: u32, per_holder: usize) {
         let segment = &self.segments[index as usize];
-        let from = |node: NodeId| {
-            let takings = segment.takings.iter();
-            takings.filter(move |taking| taking.holder == node)
-        };
-        let offered = match segment.holders.as_slice() {
-            [] => false,
-            // The first copy goes to one node, so that the others can come from there.
-            [only] if self.spares(only.node) => {
-                from(only.node).all(|taking| taking.slow) && from(only.node).count() < per_holder
-            }
-            several => several
-                .iter()
-                .any(|holder| from(holder.node).count() < per_holder),
-        };
+        let mut holders = segment.holders.iter();
+        let offered = holders.any(|holder| segment.uploads(holder.node) < per_holder);
         let unheld = segment.holders.iter().all(|one| !self.trusts(one.node));
         self.unheld.set(index, unheld);
         self.sole.set(index, segment.holders.len() == 1);

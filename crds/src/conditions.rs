@@ -32,6 +32,9 @@ pub mod reasons {
     pub const REVISION_NOT_FOUND: &str = "RevisionNotFound";
     /// `spec.models[].source.huggingFace.tokenSecret` names a Secret or key that is not there.
     pub const TOKEN_SECRET_MISSING: &str = "TokenSecretMissing";
+    /// The Secret that `spec.models[].source.huggingFace.tokenSecret` names is for another endpoint, by its annotation
+    /// `modelcache.io/endpoint` or, without one, as the operator's default says; its token is not sent.
+    pub const TOKEN_NOT_FOR_ENDPOINT: &str = "TokenNotForEndpoint";
     /// `include` and `exclude` leave no file.
     pub const NO_FILES_MATCH: &str = "NoFilesMatch";
     /// The repository has a file whose path would leave the cache.
@@ -101,12 +104,13 @@ pub mod reasons {
     pub const READY: &str = "Ready";
 
     /// All of them.
-    pub const ALL: [&str; 34] = [
+    pub const ALL: [&str; 35] = [
         RESOLVED,
         RESOLVING,
         REPOSITORY_NOT_FOUND,
         REVISION_NOT_FOUND,
         TOKEN_SECRET_MISSING,
+        TOKEN_NOT_FOR_ENDPOINT,
         NO_FILES_MATCH,
         UNSAFE_PATH,
         TOO_MANY_FILES,

@@ -160,7 +160,8 @@ pub struct HuggingFaceSource {
     #[schemars(length(max = rules::ENDPOINT_LENGTH))]
     #[x_kube(validation = rules::endpoint())]
     pub endpoint: Option<String>,
-    /// Secret with an access token, for gated and private repositories.
+    /// Secret with an access token, for gated and private repositories. The token is sent only to the hub that the Secret is
+    /// for: the one in its annotation modelcache.io/endpoint; without it, the operator's default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_secret: Option<TokenSecret>,
     /// Certificate authorities to trust for this endpoint besides the system's, PEM.

@@ -28,6 +28,10 @@ pub const CLAIM_ANNOTATION: &str = "modelcache.io/claim";
 /// Annotation on claims that Kubernetes looked at before it knew their volume: the uid of that volume.
 pub const WAKE_ANNOTATION: &str = "modelcache.io/volume-uid";
 
+/// Annotation on a Secret with an access token: base URL of the hub to which alone the token may be sent. Without it: the
+/// operator's default.
+pub const ENDPOINT_ANNOTATION: &str = "modelcache.io/endpoint";
+
 /// Annotation on the Secret with the cluster's keys: whoever sets it, to any value, asks the operator for a new key.
 pub const ROTATE_ANNOTATION: &str = "modelcache.io/rotate";
 

@@ -7,6 +7,7 @@ use jiff::SignedDuration;
 use kube::core::Selector;
 
 use crate::agents::node_selector;
+use crate::endpoint::Endpoint;
 
 /// Shorter than this no key and no overlap may be: kubelets need as long to bring a changed Secret to their nodes.
 const SHORTEST_KEY: SignedDuration = SignedDuration::from_mins(2);
@@ -42,15 +43,15 @@ pub enum Command {
 /// Settings of `run`.
 #[derive(Debug, Args)]
 pub struct RunArgs {
-    /// Base URL of the hub for models whose source names no endpoint.
+    /// Base URL of the hub for models whose source names no endpoint, and for access tokens whose Secret names none (annotation
+    /// modelcache.io/endpoint): no token is sent anywhere else.
     #[arg(
         long,
         env = "MODELCACHE_HUB_ENDPOINT",
         value_name = "URL",
-        default_value = "https://huggingface.co",
-        value_parser = endpoint
+        default_value = "https://huggingface.co"
     )]
-    pub hub_endpoint: String,
+    pub hub_endpoint: Endpoint,
 
     /// Where agents connect for coordination.
     #[arg(
@@ -169,17 +170,6 @@ pub enum LogFormat {
     Json,
 }
 
-fn endpoint(text: &str) -> Result<String, String> {
-    let text = text.trim_end_matches('/');
-    let host = text
-        .strip_prefix("https://")
-        .or_else(|| text.strip_prefix("http://"));
-    match host {
-        Some(host) if !host.is_empty() && !host.contains(['@', '?', '#']) => Ok(text.to_owned()),
-        _ => Err("write the base URL of a hub, for example https://huggingface.co".to_owned()),
-    }
-}
-
 fn duration(text: &str) -> Result<SignedDuration, String> {
     match text.parse() {
         Ok(duration) if duration >= SHORTEST_KEY => Ok(duration),
@@ -224,9 +214,9 @@ mod tests {
 
     #[test]
     fn what_cannot_be_an_endpoint_a_time_or_a_directory_is_refused() {
-        assert_eq!(endpoint("http://hub:8080/").unwrap(), "http://hub:8080");
-        for bad in ["", "hub", "ftp://hub", "https://", "https://user@hub"] {
-            assert!(endpoint(bad).is_err(), "{bad}");
+        for (text, right) in [("http://hub:8080/", true), ("https://user@hub", false)] {
+            let words = ["modelcache-operator", "run", "--hub-endpoint", text];
+            assert_eq!(Cli::try_parse_from(words).is_ok(), right, "{text}");
         }
         for bad in ["", "5", "119s", "-1h", "1 fortnight"] {
             assert!(duration(bad).is_err(), "{bad}");

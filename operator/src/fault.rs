@@ -36,8 +36,8 @@ pub enum Fault {
         /// The Secret whose token was sent.
         secret: Option<String>,
     },
-    /// The token is not where the spec says.
-    TokenSecretMissing(SecretError),
+    /// The token is not where the spec says, or not for this hub.
+    NoToken(SecretError),
     /// The patterns leave nothing.
     NoFilesMatch,
     /// A path would leave the cache.
@@ -89,7 +89,7 @@ impl Fault {
     /// What an error of reading a Secret means.
     #[must_use]
     pub fn of_secret(error: SecretError) -> Self {
-        Self::TokenSecretMissing(error)
+        Self::NoToken(error)
     }
 
     /// What a listing means that makes no object.
@@ -109,7 +109,10 @@ impl Fault {
             Self::RevisionNotFound => reasons::REVISION_NOT_FOUND,
             Self::Gated { .. } => reasons::GATED,
             Self::Unauthorized { .. } => reasons::UNAUTHORIZED,
-            Self::TokenSecretMissing(_) => reasons::TOKEN_SECRET_MISSING,
+            Self::NoToken(SecretError::OtherEndpoint { .. } | SecretError::BadEndpoint { .. }) => {
+                reasons::TOKEN_NOT_FOR_ENDPOINT
+            }
+            Self::NoToken(_) => reasons::TOKEN_SECRET_MISSING,
             Self::NoFilesMatch => reasons::NO_FILES_MATCH,
             Self::UnsafePath(_) => reasons::UNSAFE_PATH,
             Self::TooManyFiles { .. } => reasons::TOO_MANY_FILES,
@@ -155,7 +158,7 @@ impl Fault {
             } => format!(
                 "{endpoint} refuses the token in Secret {secret:?} ({hf}.tokenSecret) for repository {repository:?}: write a valid token with read access into that Secret"
             ),
-            Self::TokenSecretMissing(error) => format!("{hf}.tokenSecret: {error}"),
+            Self::NoToken(error) => format!("{hf}.tokenSecret: {error}"),
             Self::NoFilesMatch => format!(
                 "no file of repository {repository:?} at revision {revision:?} is left by include {:?} and exclude {:?}: check {hf}.include and {hf}.exclude (patterns match the whole path, * crosses /)",
                 source.include, source.exclude
@@ -197,7 +200,7 @@ impl Fault {
             Self::RateLimited { retry_after: None } | Self::Unavailable(_) => {
                 (1, LONGEST_TRANSIENT)
             }
-            Self::TokenSecretMissing(_) => (2, LONGEST_SECRET),
+            Self::NoToken(_) => (2, LONGEST_SECRET),
             _ => (5, LONGEST_PERSON),
         };
         let doubled = 1_u64 << attempts.saturating_sub(1).min(16);
@@ -244,6 +247,23 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }
+    }
+
+    #[test]
+    fn a_token_for_another_hub_has_a_reason_of_its_own() {
+        let fault = Fault::of_secret(SecretError::OtherEndpoint {
+            namespace: "mc-system".to_owned(),
+            name: "hub".to_owned(),
+            allowed: "https://huggingface.co".to_owned(),
+            endpoint: "https://mirror.example".to_owned(),
+        });
+        assert_eq!(fault.reason(), "TokenNotForEndpoint");
+        assert_eq!(
+            fault.message("spec.models[2]", "big", &source()),
+            "spec.models[2] \"big\": spec.models[2].source.huggingFace.tokenSecret: Secret mc-system/hub is for \
+             https://huggingface.co, so its token is not sent to https://mirror.example: name another Secret, or have \
+             whoever owns this one set its annotation modelcache.io/endpoint to https://mirror.example"
+        );
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! * [`resolve`]: asks the hub what a model is, beside the reconciler.
 //! * [`coordinator`]: tells connected agents what to fetch from the hub and what to take from each other.
 //! * [`tracker`]: tells agents over HTTP who else has a snapshot, for times without a coordinator.
+//! * [`secrets`] and [`endpoint`]: access tokens, and to which hubs they may be sent.
 //! * [`keys`]: makes the cluster's secret, and changes it.
 //! * [`agents`]: how the agents are installed, as far as that matters to the plan.
 //! * [`run`]: puts them together; [`args`], [`http`], [`health`] and [`metrics`] face the outside.
@@ -11,6 +12,7 @@
 pub mod agents;
 pub mod args;
 pub mod coordinator;
+pub mod endpoint;
 mod fault;
 pub mod health;
 pub mod http;

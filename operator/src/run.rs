@@ -106,13 +106,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         log_format,
         log,
     } = args;
-    start_log(&log, log_format)?;
-    rustls::crypto::aws_lc_rs::default_provider()
-        .install_default()
-        .map_err(|_| RunError::Tls)?;
-    let stop = CancellationToken::new();
-    stop_on_signals(stop.clone())?;
-
+    let stop = start(&log, log_format)?;
     let config = kube::Config::infer().await.map_err(RunError::NoCluster)?;
     let namespace = namespace.unwrap_or_else(|| config.default_namespace.clone());
     let client = Client::try_from(config).map_err(RunError::Client)?;
@@ -123,7 +117,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         namespace,
-        hub_endpoint,
+        %hub_endpoint,
         agents = agents.nodes(),
         %coordinator_listen,
         %metrics_listen,
@@ -174,11 +168,17 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     if let Some((tracker, listener)) = tracking {
         parts.spawn(track(tracker, listener, keys, stop.clone()));
     }
+    let secrets = SecretReader::new(
+        client.clone(),
+        &namespace,
+        &key_secret,
+        hub_endpoint.clone(),
+    );
     let context = Context {
         hub: Arc::new(LiveHub),
-        secrets: Arc::new(SecretReader::new(client.clone(), &namespace, &key_secret)),
+        secrets: Arc::new(secrets),
         client,
-        default_endpoint: hub_endpoint,
+        default_endpoint: hub_endpoint.to_string(),
         agents,
         coordinator,
         tracker,
@@ -192,6 +192,17 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// What every part needs: a log, a TLS provider, and word of when to stop.
+fn start(log: &str, format: LogFormat) -> Result<CancellationToken, RunError> {
+    start_log(log, format)?;
+    rustls::crypto::aws_lc_rs::default_provider()
+        .install_default()
+        .map_err(|_| RunError::Tls)?;
+    let stop = CancellationToken::new();
+    stop_on_signals(stop.clone())?;
+    Ok(stop)
 }
 
 /// Which part ended, and why.

@@ -7,8 +7,11 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::{self, BoxFuture};
 use k8s_openapi::api::core::v1::Secret;
-use kube::{Api, Client};
+use kube::{Api, Client, ResourceExt as _};
+use modelcache_crds::names::ENDPOINT_ANNOTATION;
 use thiserror::Error;
+
+use crate::endpoint::Endpoint;
 
 /// A token that was read is believed for so long.
 const FRESH: Duration = Duration::from_mins(1);
@@ -26,6 +29,15 @@ pub struct SecretRef {
     pub name: String,
     /// Key within it.
     pub key: String,
+}
+
+/// A token and the hub to which it is to be sent. Nobody gets a token without saying where to.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TokenUse {
+    /// Where the token is.
+    pub secret: SecretRef,
+    /// Base URL of the hub, as in [`crate::source::Source`].
+    pub endpoint: String,
 }
 
 /// An access token. Not shown by `Debug`, and it has no `Display`.
@@ -89,6 +101,30 @@ pub enum SecretError {
         /// Key that was asked for.
         key: String,
     },
+    /// It is for another hub.
+    #[error(
+        "Secret {namespace}/{name} is for {allowed}, so its token is not sent to {endpoint}: name another Secret, or have whoever owns this one set its annotation {ENDPOINT_ANNOTATION} to {endpoint}"
+    )]
+    OtherEndpoint {
+        /// Namespace of the operator.
+        namespace: String,
+        /// Name of the Secret.
+        name: String,
+        /// The hub that it is for.
+        allowed: String,
+        /// The hub that it was asked for.
+        endpoint: String,
+    },
+    /// Nobody can say for which hub it is.
+    #[error(
+        "annotation {ENDPOINT_ANNOTATION} of Secret {namespace}/{name} is no base URL of a hub, so its token is sent nowhere: write for example https://huggingface.co"
+    )]
+    BadEndpoint {
+        /// Namespace of the operator.
+        namespace: String,
+        /// Name of the Secret.
+        name: String,
+    },
     /// It holds the cluster's keys.
     #[error(
         "Secret {namespace}/{name} holds the cluster's keys, which are for no hub: name another"
@@ -113,8 +149,8 @@ pub enum SecretError {
 
 /// Reads tokens.
 pub trait ReadSecret: Send + Sync + 'static {
-    /// The token at that place, read now.
-    fn read<'a>(&'a self, secret: &'a SecretRef) -> BoxFuture<'a, Result<Token, SecretError>>;
+    /// The token for that use, read now.
+    fn read<'a>(&'a self, wanted: &'a TokenUse) -> BoxFuture<'a, Result<Token, SecretError>>;
 }
 
 /// Reads Secrets from the API server.
@@ -122,24 +158,53 @@ pub struct SecretReader {
     api: Api<Secret>,
     namespace: String,
     reserved: String,
+    default_endpoint: Endpoint,
 }
 
 impl SecretReader {
-    /// Reads from `namespace`, the operator's own; never the Secret `reserved`, which holds the cluster's keys: who
-    /// may write a ModelCache must not have them sent to a hub of his choice.
+    /// Reads from `namespace`, the operator's own; never the Secret `reserved`, which holds the cluster's keys. A Secret
+    /// that says nothing of hubs is for `default_endpoint`.
     #[must_use]
-    pub fn new(client: Client, namespace: &str, reserved: &str) -> Self {
+    pub fn new(
+        client: Client,
+        namespace: &str,
+        reserved: &str,
+        default_endpoint: Endpoint,
+    ) -> Self {
         Self {
             api: Api::namespaced(client, namespace),
             namespace: namespace.to_owned(),
             reserved: reserved.to_owned(),
+            default_endpoint,
+        }
+    }
+
+    /// Whether what is in the Secret may be sent to the hub: who may write a ModelCache must not choose where to.
+    fn allow(&self, object: &Secret, wanted: &TokenUse) -> Result<(), SecretError> {
+        let (namespace, name) = (&self.namespace, &wanted.secret.name);
+        let allowed = match object.annotations().get(ENDPOINT_ANNOTATION) {
+            None => self.default_endpoint.clone(),
+            Some(text) => text.parse().map_err(|_| SecretError::BadEndpoint {
+                namespace: namespace.clone(),
+                name: name.clone(),
+            })?,
+        };
+        match wanted.endpoint.parse() {
+            Ok(endpoint) if allowed.covers(&endpoint) => Ok(()),
+            _ => Err(SecretError::OtherEndpoint {
+                namespace: namespace.clone(),
+                name: name.clone(),
+                allowed: allowed.to_string(),
+                endpoint: wanted.endpoint.clone(),
+            }),
         }
     }
 }
 
 impl ReadSecret for SecretReader {
-    fn read<'a>(&'a self, secret: &'a SecretRef) -> BoxFuture<'a, Result<Token, SecretError>> {
+    fn read<'a>(&'a self, wanted: &'a TokenUse) -> BoxFuture<'a, Result<Token, SecretError>> {
         Box::pin(async move {
+            let secret = &wanted.secret;
             let unreadable = |message: String| SecretError::Unreadable {
                 namespace: self.namespace.clone(),
                 name: secret.name.clone(),
@@ -156,26 +221,21 @@ impl ReadSecret for SecretReader {
                 .await
                 .map_err(|_| unreadable("the API server did not answer in time".to_owned()))?
                 .map_err(|error| unreadable(error.to_string()))?;
-            token(object.as_ref(), &self.namespace, secret)
+            let object = object.ok_or_else(|| SecretError::NoSecret {
+                namespace: self.namespace.clone(),
+                name: secret.name.clone(),
+                key: secret.key.clone(),
+            })?;
+            self.allow(&object, wanted)?;
+            token(&object, &self.namespace, secret)
         })
     }
 }
 
 /// The token in a Secret.
-fn token(
-    object: Option<&Secret>,
-    namespace: &str,
-    secret: &SecretRef,
-) -> Result<Token, SecretError> {
+fn token(object: &Secret, namespace: &str, secret: &SecretRef) -> Result<Token, SecretError> {
     let SecretRef { name, key } = secret.clone();
     let namespace = namespace.to_owned();
-    let Some(object) = object else {
-        return Err(SecretError::NoSecret {
-            namespace,
-            name,
-            key,
-        });
-    };
     let Some(bytes) = object.data.as_ref().and_then(|data| data.get(&key)) else {
         return Err(SecretError::NoKey {
             namespace,
@@ -196,12 +256,12 @@ fn token(
 }
 
 /// The tokens that models name, or why they are missing.
-pub type Tokens = BTreeMap<SecretRef, Result<Token, SecretError>>;
+pub type Tokens = BTreeMap<TokenUse, Result<Token, SecretError>>;
 
 /// Remembers tokens for a while, so that not each pass reads each Secret.
 pub struct TokenCache {
     reader: Arc<dyn ReadSecret>,
-    known: BTreeMap<SecretRef, (Instant, Result<Token, SecretError>)>,
+    known: BTreeMap<TokenUse, (Instant, Result<Token, SecretError>)>,
 }
 
 impl TokenCache {
@@ -214,18 +274,18 @@ impl TokenCache {
         }
     }
 
-    /// The tokens at `wanted`, read anew where they are old; those in `doubted` do not work and are read anew sooner.
+    /// The tokens for `wanted`, read anew where they are old; those in `doubted` do not work and are read anew sooner.
     pub async fn get(
         &mut self,
-        wanted: &BTreeSet<SecretRef>,
-        doubted: &BTreeSet<SecretRef>,
+        wanted: &BTreeSet<TokenUse>,
+        doubted: &BTreeSet<TokenUse>,
     ) -> Tokens {
-        self.known.retain(|secret, _| wanted.contains(secret));
-        let stale = wanted.iter().filter(|secret| {
-            let Some((read, token)) = self.known.get(*secret) else {
+        self.known.retain(|one, _| wanted.contains(one));
+        let stale = wanted.iter().filter(|one| {
+            let Some((read, token)) = self.known.get(*one) else {
                 return true;
             };
-            let fresh = if token.is_err() || doubted.contains(*secret) {
+            let fresh = if token.is_err() || doubted.contains(*one) {
                 FRESH_FAILURE
             } else {
                 FRESH
@@ -233,21 +293,21 @@ impl TokenCache {
             read.elapsed() >= fresh
         });
         let reader = &self.reader;
-        let reads = stale.map(|secret| async move { (secret, reader.read(secret).await) });
+        let reads = stale.map(|one| async move { (one, reader.read(one).await) });
         let read = future::join_all(reads).await;
         let now = Instant::now();
-        for (secret, mut token) in read {
+        for (one, mut token) in read {
             // A token that was there is not gone because the API server is away.
             if let (Err(SecretError::Unreadable { .. }), Some((_, old))) =
-                (&token, self.known.get(secret))
+                (&token, self.known.get(one))
             {
                 token.clone_from(old);
             }
-            self.known.insert(secret.clone(), (now, token));
+            self.known.insert(one.clone(), (now, token));
         }
         self.known
             .iter()
-            .map(|(secret, (_, token))| (secret.clone(), token.clone()))
+            .map(|(one, (_, token))| (one.clone(), token.clone()))
             .collect()
     }
 }
@@ -255,13 +315,20 @@ impl TokenCache {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use axum::body::Body;
+    use axum::http::{Request, Response};
     use k8s_openapi::ByteString;
     use std::sync::Mutex;
 
-    fn place() -> SecretRef {
-        SecretRef {
-            name: "hub".to_owned(),
-            key: "token".to_owned(),
+    const HUB: &str = "https://hub.example";
+
+    fn wanted(endpoint: &str) -> TokenUse {
+        TokenUse {
+            secret: SecretRef {
+                name: "hub".to_owned(),
+                key: "token".to_owned(),
+            },
+            endpoint: endpoint.to_owned(),
         }
     }
 
@@ -272,12 +339,29 @@ mod tests {
         }
     }
 
-    #[test]
-    fn what_is_missing_is_said_with_namespace_name_and_key() {
-        let read = |object: Option<Secret>| token(object.as_ref(), "mc-system", &place());
+    /// What the operator makes of it when the API server gives this Secret, or none.
+    async fn read(object: Option<Secret>, endpoint: &str) -> Result<Token, SecretError> {
+        let (status, answer) = match object {
+            Some(object) => (200, serde_json::to_vec(&object).unwrap()),
+            None => (404, br#"{"code": 404, "reason": "NotFound"}"#.to_vec()),
+        };
+        let server = tower::service_fn(move |_: Request<kube::client::Body>| {
+            let answer = Response::builder()
+                .status(status)
+                .body(Body::from(answer.clone()));
+            async move { answer }
+        });
+        let client = Client::new(server, "mc-system");
+        let default = "https://hub.example".parse().unwrap();
+        let reader = SecretReader::new(client, "mc-system", "keys", default);
+        reader.read(&wanted(endpoint)).await
+    }
+
+    #[tokio::test]
+    async fn what_is_missing_is_said_with_namespace_name_and_key() {
         assert_eq!(
-            read(Some(object("token", b"hf_abc\n"))).unwrap(),
-            Token::new("hf_abc")
+            read(Some(object("token", b"hf_abc\n")), HUB).await,
+            Ok(Token::new("hf_abc"))
         );
         for object in [
             None,
@@ -286,7 +370,7 @@ mod tests {
             Some(object("token", b"two words")),
             Some(object("token", &[0xff])),
         ] {
-            let message = read(object).unwrap_err().to_string();
+            let message = read(object, HUB).await.unwrap_err().to_string();
             assert!(message.contains("mc-system/hub"), "{message}");
             assert!(message.contains("\"token\""), "{message}");
             assert!(!message.contains("hf_abc") && !message.contains("two words"));
@@ -294,12 +378,57 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_token_is_given_for_no_hub_but_that_of_its_secret() {
+        let mirror = "https://mirror.example/hf";
+        let allowed: [(Option<&str>, &[&str], &[&str]); 2] = [
+            (None, &[HUB, "https://HUB.example:443/"], &[mirror]),
+            (Some(mirror), &[mirror], &[HUB]),
+        ];
+        for (annotation, right, wrong) in allowed {
+            let mut secret = object("token", b"hf_abc");
+            if let Some(annotation) = annotation {
+                secret
+                    .annotations_mut()
+                    .insert(ENDPOINT_ANNOTATION.to_owned(), annotation.to_owned());
+            }
+            for endpoint in right {
+                let token = read(Some(secret.clone()), endpoint).await;
+                assert_eq!(token, Ok(Token::new("hf_abc")), "{endpoint}");
+            }
+            let never = ["http://hub.example", "https://hub.example.evil", "no URL"];
+            for endpoint in wrong.iter().chain(&never) {
+                let error = read(Some(secret.clone()), endpoint).await.unwrap_err();
+                assert!(matches!(error, SecretError::OtherEndpoint { .. }));
+                let message = error.to_string();
+                let own = annotation.unwrap_or(HUB);
+                for part in ["mc-system/hub", own, endpoint, ENDPOINT_ANNOTATION] {
+                    assert!(message.contains(part), "{part}: {message}");
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_token_for_what_is_no_hub_is_given_for_none() {
+        let mut secret = object("token", b"hf_abc");
+        let annotation = ENDPOINT_ANNOTATION.to_owned();
+        secret
+            .annotations_mut()
+            .insert(annotation, "https://me:secret@hub.example".to_owned());
+        let error = read(Some(secret), HUB).await.unwrap_err();
+        assert!(matches!(error, SecretError::BadEndpoint { .. }));
+        let message = error.to_string();
+        assert!(message.contains("mc-system/hub") && !message.contains("secret@"));
+    }
+
+    #[tokio::test]
     async fn the_clusters_keys_are_no_access_token() {
-        let nobody = tower::service_fn(|_: axum::http::Request<kube::client::Body>| async {
-            Err::<axum::http::Response<axum::body::Body>, _>("asked")
+        let nobody = tower::service_fn(|_: Request<kube::client::Body>| async {
+            Err::<Response<Body>, _>("asked")
         });
-        let reader = SecretReader::new(Client::new(nobody, "ns"), "ns", "hub");
-        let error = reader.read(&place()).await.unwrap_err();
+        let default = HUB.parse().unwrap();
+        let reader = SecretReader::new(Client::new(nobody, "ns"), "ns", "hub", default);
+        let error = reader.read(&wanted(HUB)).await.unwrap_err();
         assert!(matches!(error, SecretError::Reserved { .. }), "{error}");
     }
 
@@ -311,7 +440,7 @@ mod tests {
     struct Scripted(Mutex<Vec<Result<Token, SecretError>>>);
 
     impl ReadSecret for Scripted {
-        fn read<'a>(&'a self, _: &'a SecretRef) -> BoxFuture<'a, Result<Token, SecretError>> {
+        fn read<'a>(&'a self, _: &'a TokenUse) -> BoxFuture<'a, Result<Token, SecretError>> {
             Box::pin(async { self.0.lock().unwrap().pop().expect("one read too many") })
         }
     }
@@ -320,10 +449,10 @@ mod tests {
     async fn a_token_is_read_once_while_it_is_fresh() {
         let reader = Scripted(Mutex::new(vec![Ok(Token::new("hf_a"))]));
         let mut cache = TokenCache::new(Arc::new(reader));
-        let wanted = BTreeSet::from([place()]);
+        let wanted = BTreeSet::from([wanted(HUB)]);
         for _ in 0..3 {
             let tokens = cache.get(&wanted, &BTreeSet::new()).await;
-            assert_eq!(tokens[&place()], Ok(Token::new("hf_a")));
+            assert!(tokens.values().eq([&Ok(Token::new("hf_a"))]));
         }
         assert!(
             cache

@@ -1,5 +1,4 @@
-//! Puts the picture of the cluster together: what the watches hold, what the hub said, and the tokens that models name.
-//! Client required, for Secrets only.
+//! Puts the picture of the cluster together: what the watches hold, what the hub said, and the tokens that models need.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -19,8 +18,9 @@ use crate::mirror::Mirror;
 use crate::picture::{
     self, CacheSeen, ClaimSeen, IntentSeen, NodeSeen, Picture, SnapshotSeen, VolumeSeen,
 };
+use crate::reconcile::validate::{Model, World};
 use crate::resolve::Resolver;
-use crate::secrets::{SecretRef, TokenCache, Tokens};
+use crate::secrets::{TokenCache, Tokens};
 
 /// One watch a kind.
 pub struct Mirrors {
@@ -113,13 +113,9 @@ impl Mirrors {
     }
 }
 
-/// The picture as it is now.
-pub async fn dereference(
-    mirrors: &Mirrors,
-    resolver: &Resolver,
-    tokens: &mut TokenCache,
-) -> Picture {
-    let mut picture = Picture {
+/// The picture as it is now, but for the tokens.
+pub fn picture(mirrors: &Mirrors, resolver: &Resolver) -> Picture {
+    Picture {
         caches: mirrors.caches.objects(),
         nodes: mirrors.nodes.objects(),
         snapshots: mirrors.snapshots.objects(),
@@ -128,29 +124,19 @@ pub async fn dereference(
         claims: mirrors.claims.objects(),
         resolutions: resolver.results(),
         tokens: Tokens::new(),
-    };
-    let wanted = secrets(&picture);
-    let doubted = if is_access_refused(&picture) {
+    }
+}
+
+/// The tokens that models need. Client required.
+pub async fn tokens(picture: &Picture, world: &World, known: &mut TokenCache) -> Tokens {
+    let models = world.caches.iter().flat_map(|cache| &cache.models);
+    let wanted: BTreeSet<_> = models.filter_map(Model::token).collect();
+    let doubted = if is_access_refused(picture) {
         wanted.clone()
     } else {
         BTreeSet::new()
     };
-    picture.tokens = tokens.get(&wanted, &doubted).await;
-    picture
-}
-
-/// Where models say that their tokens are.
-fn secrets(picture: &Picture) -> BTreeSet<SecretRef> {
-    let caches = picture.caches.values().filter(|seen| !seen.deleting);
-    caches
-        .filter_map(|seen| seen.object.as_ref().ok())
-        .flat_map(|cache| &cache.spec.models)
-        .filter_map(|model| model.source.hugging_face.as_ref()?.token_secret.as_ref())
-        .map(|secret| SecretRef {
-            name: secret.name.clone(),
-            key: secret.key.clone(),
-        })
-        .collect()
+    known.get(&wanted, &doubted).await
 }
 
 /// Whether a node says that the hub refuses it: then a token may have been replaced.

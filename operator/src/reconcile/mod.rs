@@ -115,11 +115,11 @@ impl Reconciler {
         let begun = Instant::now();
         let metrics = &self.context.metrics;
         self.context.health.beat();
-        // Client required, for Secrets.
-        let picture =
-            dereference::dereference(&self.mirrors, &self.resolver, &mut self.tokens).await;
-        // No client required.
+        let mut picture = dereference::picture(&self.mirrors, &self.resolver);
         let world = validate::validate(&picture, &self.context.default_endpoint);
+        // Client required, for Secrets.
+        picture.tokens = dereference::tokens(&picture, &world, &mut self.tokens).await;
+        // No client required.
         let plan = plan::plan(&picture, &world, &self.context.agents);
         // None of them waits for anything.
         self.resolver.want(plan.requests.clone());

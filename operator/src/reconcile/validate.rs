@@ -15,7 +15,7 @@ use modelcache_crds::model_cache_node::NodeModel;
 use thiserror::Error;
 
 use crate::picture::{CacheSeen, NodeSeen, Picture, model_key};
-use crate::secrets::SecretRef;
+use crate::secrets::{SecretRef, TokenUse};
 use crate::source::{Source, age};
 
 /// All ModelCaches.
@@ -67,6 +67,17 @@ pub struct Model {
     pub ca_bundle: Option<String>,
     /// Whether the spec lets other BitTorrent clients take it.
     pub plain_bit_torrent: bool,
+}
+
+impl Model {
+    /// The access token that it needs, for the hub that it comes from.
+    #[must_use]
+    pub fn token(&self) -> Option<TokenUse> {
+        self.secret.clone().map(|secret| TokenUse {
+            secret,
+            endpoint: self.source.endpoint.clone(),
+        })
+    }
 }
 
 /// A set of nodes.
@@ -345,6 +356,29 @@ mod tests {
         assert_eq!(cache.models[0].source.endpoint, "https://hub.example");
         assert_eq!(cache.models[0].source.revision, "main");
         assert_eq!(cache.models[0].field, "spec.models[0]");
+    }
+
+    #[test]
+    fn a_token_is_for_the_hub_of_its_model() {
+        let spec = "models: [{name: a, source: {huggingFace: {repository: a/b, tokenSecret: {name: s}}}}, {name: b, source: {huggingFace: {repository: a/b, tokenSecret: {name: s}, endpoint: 'https://other.example'}}}, {name: c, source: {huggingFace: {repository: a/b}}}]";
+        let mut picture = picture();
+        picture
+            .caches
+            .insert("one".to_owned(), cache_yaml("one", spec));
+        let world = validate(&picture, "https://hub.example");
+        let models = world.caches[0].models.iter();
+        let endpoints: Vec<_> = models
+            .map(|model| model.token().map(|token| token.endpoint))
+            .collect();
+        let hub = |text: &str| Some(text.to_owned());
+        assert_eq!(
+            endpoints,
+            [
+                hub("https://hub.example"),
+                hub("https://other.example"),
+                None
+            ]
+        );
     }
 
     #[test]

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use crate::fault::Fault;
 use crate::metrics::{HubOutcome, Metrics};
-use crate::secrets::{ReadSecret, SecretError, SecretRef, Token};
+use crate::secrets::{ReadSecret, SecretError, SecretRef, Token, TokenUse};
 use crate::source::{self, Facts, Source};
 
 pub use self::hub::{Hub, Listing, LiveHub};
@@ -259,10 +259,14 @@ impl Asker {
     }
 
     async fn token(&self, request: &Request) -> Result<Option<Token>, SecretError> {
-        match &request.secret {
-            Some(secret) => self.secrets.read(secret).await.map(Some),
-            None => Ok(None),
-        }
+        let Some(secret) = &request.secret else {
+            return Ok(None);
+        };
+        let wanted = TokenUse {
+            secret: secret.clone(),
+            endpoint: request.source.endpoint.clone(),
+        };
+        self.secrets.read(&wanted).await.map(Some)
     }
 
     async fn attempt(&self, request: &Request, token: Option<Token>) -> Result<Resolved, Fault> {
@@ -306,6 +310,7 @@ impl Asker {
 mod tests {
     use super::*;
     use futures_util::future::BoxFuture;
+    use modelcache_crds::conditions::reasons;
     use modelcache_swarm::origin::OriginError;
     use modelcache_swarm::segment::BlobId;
     use modelcache_swarm::snapshot::SnapshotFile;
@@ -350,16 +355,26 @@ mod tests {
     struct OneSecret;
 
     impl ReadSecret for OneSecret {
-        fn read<'a>(&'a self, secret: &'a SecretRef) -> BoxFuture<'a, Result<Token, SecretError>> {
+        fn read<'a>(&'a self, wanted: &'a TokenUse) -> BoxFuture<'a, Result<Token, SecretError>> {
             Box::pin(async move {
-                if secret.name == "hub" {
-                    return Ok(Token::new("hf_x"));
+                let TokenUse { secret, endpoint } = wanted.clone();
+                let namespace = "ns".to_owned();
+                match (secret.name, secret.key) {
+                    (name, _) if name == "hub" && endpoint == "http://hub" => {
+                        Ok(Token::new("hf_x"))
+                    }
+                    (name, _) if name == "hub" => Err(SecretError::OtherEndpoint {
+                        namespace,
+                        name,
+                        allowed: "http://hub".to_owned(),
+                        endpoint,
+                    }),
+                    (name, key) => Err(SecretError::NoSecret {
+                        namespace,
+                        name,
+                        key,
+                    }),
                 }
-                Err(SecretError::NoSecret {
-                    namespace: "ns".to_owned(),
-                    name: secret.name.clone(),
-                    key: secret.key.clone(),
-                })
             })
         }
     }
@@ -422,17 +437,24 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn without_its_secret_the_hub_is_not_asked() {
-        let hub = Arc::new(FakeHub::default());
-        let (mut resolver, wake) = resolver(Arc::clone(&hub));
-        let request = request(Some("absent"));
-        resolver.want(vec![request.clone()]);
-        wake.notified().await;
-        assert!(matches!(
-            &resolver.results()[&request.key()],
-            Resolution::Failed(Fault::TokenSecretMissing(_))
-        ));
-        assert_eq!(hub.asked.load(Ordering::SeqCst), 0);
+    async fn without_its_token_the_hub_is_not_asked() {
+        let absent = request(Some("absent"));
+        let mut elsewhere = request(Some("hub"));
+        elsewhere.source.endpoint = "http://other".to_owned();
+        for (request, reason) in [
+            (absent, reasons::TOKEN_SECRET_MISSING),
+            (elsewhere, reasons::TOKEN_NOT_FOR_ENDPOINT),
+        ] {
+            let hub = Arc::new(FakeHub::default());
+            let (mut resolver, wake) = resolver(Arc::clone(&hub));
+            resolver.want(vec![request.clone()]);
+            wake.notified().await;
+            let Resolution::Failed(fault) = &resolver.results()[&request.key()] else {
+                panic!("resolved without its token");
+            };
+            assert_eq!(fault.reason(), reason);
+            assert_eq!(hub.asked.load(Ordering::SeqCst), 0);
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use super::holdings::freer;
 use crate::coordinator::{CoordinatedSnapshot, SourcePolicy};
 use crate::picture::Picture;
 use crate::reconcile::validate::{Model, World};
+use crate::secrets::TokenUse;
 use crate::source::Facts;
 
 /// The models that are one snapshot.
@@ -107,11 +108,14 @@ fn coordinated_snapshot(
     }
 }
 
-/// The way to the hub: with the first token that is there.
+/// The way to the hub that the snapshot names: with the first token that is there and for this hub.
 fn access(picture: &Picture, facts: &Facts, models: &[&Model]) -> OriginAccess {
     let token = |model: &Model| {
-        let secret = model.secret.as_ref()?;
-        picture.tokens.get(secret)?.as_ref().ok()
+        let wanted = TokenUse {
+            secret: model.secret.clone()?,
+            endpoint: facts.endpoint.clone(),
+        };
+        picture.tokens.get(&wanted)?.as_ref().ok()
     };
     let with_token = models
         .iter()

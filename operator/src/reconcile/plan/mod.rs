@@ -20,7 +20,7 @@ use crate::fault::Fault;
 use crate::picture::{Picture, SnapshotSeen};
 use crate::reconcile::validate::{Cache, Model, World};
 use crate::resolve::{Request, Resolution, Resolved};
-use crate::secrets::SecretRef;
+use crate::secrets::TokenUse;
 use crate::source::Facts;
 
 pub use self::plain::{NotPublic, Plain};
@@ -150,8 +150,8 @@ pub fn plan(picture: &Picture, world: &World, agents: &Agents) -> Plan {
             .iter()
             .map(|model| {
                 let state = state(picture, &snapshots, cache, model, &mut plan);
-                let token = match (&state, &model.secret) {
-                    (ModelState::Known(_), Some(secret)) => missing_token(picture, secret),
+                let token = match (&state, model.token()) {
+                    (ModelState::Known(_), Some(token)) => missing_token(picture, &token),
                     _ => None,
                 };
                 ModelOutlook {
@@ -239,8 +239,8 @@ fn state(
     }
 }
 
-fn missing_token(picture: &Picture, secret: &SecretRef) -> Option<Fault> {
-    match picture.tokens.get(secret) {
+fn missing_token(picture: &Picture, token: &TokenUse) -> Option<Fault> {
+    match picture.tokens.get(token) {
         Some(Err(error)) => Some(Fault::of_secret(error.clone())),
         Some(Ok(_)) | None => None,
     }

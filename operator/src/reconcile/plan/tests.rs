@@ -8,7 +8,7 @@ use modelcache_crds::names::ready_label;
 use super::*;
 use crate::picture::{CacheSeen, NodeSeen};
 use crate::reconcile::fixtures::{HUB, SIZE, Scene, model};
-use crate::secrets::Token;
+use crate::secrets::{SecretRef, Token};
 
 const POOLS: &str = "
 models:
@@ -397,9 +397,12 @@ fn the_hub_is_reached_with_the_first_token_that_is_there() {
             "models: [{{name: m, source: {{huggingFace: {{repository: acme/big, tokenSecret: {{name: {secret}}}}}}}}}]"
         )
     };
-    let secret = |name: &str| SecretRef {
-        name: name.to_owned(),
-        key: "token".to_owned(),
+    let token = |name: &str, endpoint: &str| TokenUse {
+        secret: SecretRef {
+            name: name.to_owned(),
+            key: "token".to_owned(),
+        },
+        endpoint: endpoint.to_owned(),
     };
     let mut scene = Scene::new()
         .known("acme/big", "big-1")
@@ -410,15 +413,23 @@ fn the_hub_is_reached_with_the_first_token_that_is_there() {
         name: "absent".to_owned(),
         key: "token".to_owned(),
     };
-    scene.picture.tokens.insert(secret("absent"), Err(missing));
     scene
         .picture
         .tokens
-        .insert(secret("there"), Ok(Token::new("hf_x")));
+        .insert(token("absent", HUB), Err(missing));
+    scene
+        .picture
+        .tokens
+        .insert(token("there", HUB), Ok(Token::new("hf_x")));
     let (_, plan) = scene.plan();
     assert_eq!(plan.coordinated[0].access.token.as_deref(), Some("hf_x"));
     assert!(plan.outlooks[0].models[0].token.is_some());
     assert!(plan.outlooks[1].models[0].token.is_none());
+    // The same Secret for another hub is not for this one.
+    let elsewhere = token("there", "https://other.example");
+    scene.picture.tokens = [(elsewhere, Ok(Token::new("hf_y")))].into();
+    let (_, plan) = scene.plan();
+    assert_eq!(plan.coordinated[0].access.token, None);
 }
 
 #[test]

@@ -57,6 +57,13 @@ const CASES: &[Case] = &[
         reason: "TokenSecretMissing",
         names: &["spec.models[1]", "not-there", "tokenSecret"],
     },
+    // The second one leads to the same hub, which would take the token.
+    Case {
+        name: "other-endpoint",
+        source: "repository: org/gated, endpoint: 'http://hub.modelcache-test:8080', tokenSecret: {name: right-token}",
+        reason: "TokenNotForEndpoint",
+        names: &["spec.models[1]", "right-token", "modelcache.io/endpoint"],
+    },
     Case {
         name: "no-match",
         source: "repository: org/good, include: ['*.gguf']",

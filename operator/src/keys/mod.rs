@@ -117,40 +117,38 @@ impl KeySecret {
             return Ok(ring);
         };
         let (ring, stored) = self.read(&secret)?;
-        let step = plan::next_step(&stored, &self.policy, Timestamp::now());
-        let changed = match step {
-            Step::Keep => return Ok(ring),
-            Step::Rotate => object::rotated(secret, random()?, Timestamp::now()),
-            Step::Retire => object::retired(secret),
-        };
-        // Bears the version that was read: a change that somebody else made meanwhile is not lost.
-        let changed = self
-            .call(self.api.replace(&self.name, &params(), &changed))
-            .await?;
-        let before = ring;
-        let ring = self.read(&changed)?.0;
-        if let Some(change) = self.change(step, &before, &ring) {
-            self.teller.tell(&changed, change);
-        }
-        Ok(ring)
-    }
-
-    /// What a step did to the keys.
-    fn change(&self, step: Step, before: &Keyring, after: &Keyring) -> Option<Change> {
-        let new = after.current().id();
-        match step {
-            Step::Keep => None,
-            Step::Rotate => Some(Change::Rotated {
-                new,
-                old: before.current().id(),
-                overlap: self.policy.overlap,
-            }),
+        let now = Timestamp::now();
+        match plan::next_step(&stored, &self.policy, now) {
+            Step::Keep => Ok(ring),
+            Step::Rotate => {
+                let changed = object::rotated(secret, random()?, now);
+                let (changed, after) = self.replace(&changed).await?;
+                let change = Change::Rotated {
+                    new: after.current().id(),
+                    old: ring.current().id(),
+                    overlap: self.policy.overlap,
+                };
+                self.teller.tell(&changed, change);
+                Ok(after)
+            }
             Step::Retire => {
-                let mut gone = before.keys().map(|key| key.id());
-                let old = gone.find(|key| *key != new)?;
-                Some(Change::Retired { new, old })
+                let (changed, after) = self.replace(&object::retired(secret)).await?;
+                let new = after.current().id();
+                if let Some(old) = ring.keys().map(|key| key.id()).find(|key| *key != new) {
+                    self.teller.tell(&changed, Change::Retired { new, old });
+                }
+                Ok(after)
             }
         }
+    }
+
+    /// Writes the Secret. It bears the version that was read: a change that somebody else made meanwhile is not lost.
+    async fn replace(&self, secret: &Secret) -> Result<(Secret, Keyring), Problem> {
+        let params = params();
+        let written = self.api.replace(&self.name, &params, secret);
+        let written = self.call(written).await?;
+        let ring = self.read(&written)?.0;
+        Ok((written, ring))
     }
 
     fn read(&self, secret: &Secret) -> Result<(Keyring, plan::Stored), Problem> {

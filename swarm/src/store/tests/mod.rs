@@ -5,7 +5,10 @@ mod file_hashes;
 mod flow;
 mod layout;
 pub(super) mod power;
+mod published;
+mod room;
 mod sharing;
+mod wrong;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -331,4 +334,13 @@ fn open(root: &Path, snapshot: &Arc<Snapshot>) -> (Store, SnapshotStore) {
     let store = Store::open(root).unwrap();
     let of_snapshot = store.snapshot(Arc::clone(snapshot)).unwrap();
     (store, of_snapshot)
+}
+
+/// A snapshot of one file of five segments.
+fn large(catalogue: &mut Catalogue) -> Arc<Snapshot> {
+    catalogue.add(
+        ("large", "org/large", "main"),
+        'a',
+        &[("w.bin", bytes(1, 5000))],
+    )
 }

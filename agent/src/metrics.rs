@@ -1,107 +1,27 @@
 //! What Prometheus reads.
 
 mod heard;
+mod labels;
+mod text;
 
 use std::collections::BTreeSet;
-use std::fmt::{self, Write as _};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use modelcache_crds::model_cache_node::Phase;
 use modelcache_swarm::discovery::refusal::Counters;
 use modelcache_swarm::discovery::service::Peers;
 use modelcache_swarm::link::{OnHandshake, Side};
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder, text};
+use prometheus_client::encoding;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use self::heard::Heard;
+use self::labels::{Announce, Build, Handshake, Snapshot};
 use crate::state::NodeState;
 
-/// Label of bytes: the repository.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Model {
-    /// Repository on the hub.
-    pub model: String,
-}
-
-/// Label of gauges of one snapshot.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Snapshot {
-    snapshot: String,
-}
-
-/// Labels of segments.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Transfer {
-    /// Where from.
-    pub source: Origin,
-    /// What came of it.
-    pub result: Outcome,
-}
-
-/// Where a segment came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Origin {
-    /// The hub.
-    Hub,
-    /// Another node.
-    Peer,
-    /// Bytes that were on this node already: another snapshot's, or those of a content that was thrown away.
-    Disk,
-}
-
-impl EncodeLabelValue for Origin {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
-        encoder.write_str(match self {
-            Self::Hub => "origin",
-            Self::Peer => "peer",
-            Self::Disk => "disk",
-        })
-    }
-}
-
-/// What came of a transfer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Outcome {
-    /// It is held.
-    Held,
-    /// It failed.
-    Failed,
-}
-
-impl EncodeLabelValue for Outcome {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
-        encoder.write_str(match self {
-            Self::Held => "held",
-            Self::Failed => "failed",
-        })
-    }
-}
-
-/// Labels of announces to the tracker.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Announce {
-    /// What came of it: `ok`, or why it brought nothing.
-    result: &'static str,
-}
-
-/// Labels of handshakes.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Handshake {
-    /// Whom with: a peer or the coordinator.
-    with: &'static str,
-    /// Which end opened the connection.
-    side: &'static str,
-    /// How it ended: `ok`, or why there is no link.
-    result: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Build {
-    version: &'static str,
-}
+pub use self::labels::{Model, Origin, Outcome, Transfer};
 
 /// All metrics of the agent. Cheap to share behind an `Arc`.
 #[derive(Debug)]
@@ -341,8 +261,8 @@ impl Metrics {
     pub fn encode(&self) -> String {
         let mut text = String::new();
         // Writing to a string does not fail.
-        let _ = text::encode(&mut text, &self.registry);
-        prometheus_text(&text)
+        let _ = encoding::text::encode(&mut text, &self.registry);
+        text::prometheus(&text)
     }
 }
 
@@ -356,141 +276,5 @@ fn signed(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
-/// OpenMetrics as Prometheus' older text format, which every scraper and `promtool check metrics` read: there a counter's
-/// HELP and TYPE bear the suffix `_total` too, and there is neither UNIT nor EOF.
-fn prometheus_text(open_metrics: &str) -> String {
-    let counters: BTreeSet<&str> = open_metrics
-        .lines()
-        .filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter"))
-        .collect();
-    let mut text = String::with_capacity(open_metrics.len() + 256);
-    for line in open_metrics.lines() {
-        if line == "# EOF" || line.starts_with("# UNIT ") {
-            continue;
-        }
-        let described = ["# HELP ", "# TYPE "].iter().find_map(|kind| {
-            let (name, rest) = line.strip_prefix(kind)?.split_once(' ')?;
-            counters.contains(name).then_some((kind, name, rest))
-        });
-        // Writing to a string does not fail.
-        let _ = match described {
-            Some((kind, name, rest)) => writeln!(text, "{kind}{name}_total {rest}"),
-            None => writeln!(text, "{line}"),
-        };
-    }
-    text
-}
-
 #[cfg(test)]
-mod tests {
-    use std::io::Write as _;
-    use std::process::{Command, Stdio};
-
-    use std::time::Instant;
-
-    use modelcache_swarm::discovery::refusal::Refusal;
-
-    use crate::state::SnapshotState;
-
-    use super::*;
-
-    fn filled() -> (Metrics, NodeState) {
-        let metrics = Metrics::new();
-        let model = Model {
-            model: "acme/rocket".to_owned(),
-        };
-        metrics.origin_received.get_or_create(&model).inc_by(7);
-        metrics.peer_received.get_or_create(&model).inc();
-        metrics.peer_sent.get_or_create(&model).inc();
-        metrics
-            .segments
-            .get_or_create(&Transfer {
-                source: Origin::Peer,
-                result: Outcome::Failed,
-            })
-            .inc();
-        let state = NodeState {
-            connected: true,
-            snapshots: vec![SnapshotState {
-                name: "rocket-1".to_owned(),
-                repository: None,
-                models: Vec::new(),
-                phase: Phase::Ready,
-                size_bytes: 7,
-                held_bytes: 7,
-                origin_bytes: 7,
-                peer_bytes: 0,
-                problem: None,
-                verified_at: None,
-                fresh: true,
-            }],
-            ..NodeState::default()
-        };
-        metrics.show(&state);
-        let counters = Arc::new(Counters::default());
-        counters.refuse(Refusal::Replayed);
-        let peers = Peers::default();
-        let address = "10.0.0.1:9492".parse().unwrap();
-        let origin = modelcache_swarm::discovery::table::Origin::Static;
-        peers.lock().heard(address, origin, &[], Instant::now());
-        metrics.show_announcements(counters);
-        metrics.show_peers(peers);
-        (metrics, state)
-    }
-
-    #[test]
-    fn names_labels_and_help_are_as_documented() {
-        let (metrics, mut state) = filled();
-        let text = metrics.encode();
-        for line in [
-            "# TYPE modelcache_agent_origin_received_bytes_total counter",
-            "modelcache_agent_origin_received_bytes_total{model=\"acme/rocket\"} 7",
-            "modelcache_agent_snapshot_ready{snapshot=\"rocket-1\"} 1",
-            "modelcache_agent_coordinator_connected 1",
-            "modelcache_agent_segments_total{source=\"peer\",result=\"failed\"} 1",
-            "# TYPE modelcache_agent_announcements_total counter",
-            "modelcache_agent_announcements_total{result=\"replayed\"} 1",
-            "modelcache_agent_announcements_total{result=\"accepted\"} 0",
-            "modelcache_agent_known_peers{origin=\"static\",age=\"fresh\",verified=\"no\"} 1",
-        ] {
-            assert!(text.lines().any(|have| have == line), "{line}\n{text}");
-        }
-        for line in text.lines().filter(|line| line.starts_with("# HELP ")) {
-            assert!(line.ends_with('.') && !line.ends_with(".."), "{line}");
-        }
-        assert!(!text.contains("EOF"));
-        state.snapshots.clear();
-        metrics.show(&state);
-        assert!(!metrics.encode().contains("rocket-1"));
-    }
-
-    #[test]
-    fn promtool_finds_nothing_to_complain_about() {
-        let mut promtool = match Command::new("promtool")
-            .args(["check", "metrics"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-        {
-            Ok(promtool) => promtool,
-            Err(error) => {
-                eprintln!(
-                    "SKIPPED: promtool cannot be run ({error}); install Debian's package prometheus"
-                );
-                return;
-            }
-        };
-        let text = filled().0.encode();
-        promtool
-            .stdin
-            .take()
-            .unwrap()
-            .write_all(text.as_bytes())
-            .unwrap();
-        let output = promtool.wait_with_output().unwrap();
-        let said =
-            String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success() && said.is_empty(), "{said}");
-    }
-}
+mod tests;

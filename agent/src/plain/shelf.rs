@@ -109,12 +109,25 @@ struct Index {
 }
 
 impl Index {
-    fn sort(&mut self) {
-        let offers = self.files.iter().flat_map(|(place, given)| {
-            let hashes = given.offers().map(|offer| offer.info_hash);
-            hashes.map(|hash| (hash, (place.clone(), given.clone())))
-        });
-        self.by_hash = offers.collect();
+    fn put(&mut self, place: Place, given: Arc<Given>) {
+        for offer in given.offers() {
+            let named = (place.clone(), given.clone());
+            self.by_hash.insert(offer.info_hash, named);
+        }
+        self.files.insert(place, given);
+    }
+
+    fn keep(&mut self, stays: impl Fn(&Place, &Given) -> bool) {
+        let before = self.files.len();
+        self.files.retain(|place, given| stays(place, given));
+        if self.files.len() != before {
+            // Made anew, because another file may have the torrents of one that went.
+            let offers = self.files.iter().flat_map(|(place, given)| {
+                let hashes = given.offers().map(|offer| offer.info_hash);
+                hashes.map(|hash| (hash, (place.clone(), given.clone())))
+            });
+            self.by_hash = offers.collect();
+        }
     }
 }
 
@@ -133,22 +146,18 @@ impl Shelf {
         self.index.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has `change` change the files.
-    fn change(&self, change: impl FnOnce(&mut BTreeMap<Place, Arc<Given>>)) {
+    /// Has `change` change what can be taken.
+    fn change(&self, change: impl FnOnce(&mut Index)) {
         let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
-        let before = index.files.len();
-        change(&mut index.files);
-        if index.files.len() != before {
-            index.sort();
-        }
+        change(&mut index);
         let files = i64::try_from(index.files.len()).unwrap_or(i64::MAX);
         self.metrics.plain_files.set(files);
     }
 
     /// Takes off whatever is of none of these snapshots.
     pub(super) fn keep(&self, public: &Public) {
-        self.change(|files| {
-            files.retain(|place, given| public.get(&place.snapshot) == Some(&given.store));
+        self.change(|index| {
+            index.keep(|place, given| public.get(&place.snapshot) == Some(&given.store));
         });
     }
 
@@ -165,7 +174,7 @@ impl Shelf {
             hybrid: offer(Kind::Hybrid),
             sent: self.metrics.plain_sent.get_or_create(&model).clone(),
         };
-        self.change(|files| drop(files.insert(place, Arc::new(given))));
+        self.change(|index| index.put(place, Arc::new(given)));
     }
 
     pub(super) fn has(&self, place: &Place) -> bool {

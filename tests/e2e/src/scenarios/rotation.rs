@@ -49,10 +49,10 @@ pub(super) async fn run(world: &World) -> Result<Outcome> {
     let repo = hub.add(repository, &[file]).await?;
     hub.rate(Some(SLOW)).await?;
     world.apply(&cold::cache("rotation", repository)).await?;
-    until("the download", STEP, || async {
+    let began = until("the download", STEP, || async {
         let sent = hub.content_bytes(repository).await?;
         ensure!(sent > BYTES / 20, "{sent} bytes left the hub");
-        Ok(())
+        Ok(sent)
     })
     .await?;
 
@@ -114,7 +114,7 @@ pub(super) async fn run(world: &World) -> Result<Outcome> {
     secret.events([&old, &new]).await?;
     Ok(Outcome::Done(vec![format!(
         "keys changed while {} to {} % of the model were there; {} ports refuse the old one; {fetched} bytes left the hub",
-        5,
+        began * 100 / BYTES,
         sent * 100 / BYTES,
         doors.len()
     )]))

@@ -29,7 +29,7 @@ struct Index {
 }
 
 /// How this node stands with a snapshot, for other nodes that ask.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Stance {
     /// Segments on their way from the hub.
     pub fetching: Vec<u32>,

@@ -24,7 +24,6 @@ use super::transfer::{Order, Outcome, Transfer};
 use super::{Context, Link};
 use crate::alone::Alone;
 use crate::intent::Wanted;
-use crate::serving::Stance;
 use crate::work::{Action, Input, Work};
 
 /// What a task of a snapshot sends back.
@@ -61,8 +60,6 @@ pub(super) struct Entry {
     origin: Option<Result<Arc<OriginClient>, Failure>>,
     running: HashMap<u32, Running>,
     alone: Alone,
-    /// What other nodes that ask are told, as it was last set.
-    stance: Option<Stance>,
     discarding: BTreeSet<u32>,
     tasks: TaskTracker,
     /// Other snapshots are wanted on this node too.
@@ -101,7 +98,6 @@ impl Entry {
             origin: None,
             running: HashMap::new(),
             alone: Alone::new(&context.node, &wanted.name),
-            stance: None,
             discarding: BTreeSet::new(),
             tasks: TaskTracker::new(),
             has_neighbours: false,
@@ -159,7 +155,6 @@ impl Entry {
             running.cancel.cancel();
         }
         context.serving.withdraw_all(&self.snapshot.name);
-        self.stance = None;
         if self.tracked {
             self.tracked = false;
             link.send(AgentMessage::Untrack {

@@ -168,7 +168,7 @@ impl Entry {
     }
 
     /// Lets other nodes know how this one stands, if they ask.
-    pub(super) fn stand(&mut self, context: &Context, coordinated: bool) {
+    pub(super) fn stand(&self, context: &Context, coordinated: bool) {
         let Some(store) = self.store.as_ref().filter(|_| self.tracked) else {
             return;
         };
@@ -180,10 +180,7 @@ impl Entry {
             reaches_hub: hub && !self.alone.hub_rests(Instant::now()),
             coordinated,
         };
-        if self.stance.as_ref() != Some(&stance) {
-            context.serving.stand(store, stance.clone());
-            self.stance = Some(stance);
-        }
+        context.serving.stand(store, stance);
     }
 
     fn fetching(&self) -> impl Iterator<Item = u32> {

@@ -14,6 +14,7 @@ use modelcache_agent::intent::{Intent, Objects};
 use modelcache_agent::metrics::{self, Metrics, Origin, Outcome, Transfer};
 use modelcache_agent::state::NodeState;
 use modelcache_bench::model::{Model, REPOSITORY, SNAPSHOT};
+use modelcache_crds::model_cache_node::Phase;
 use modelcache_operator::coordinator::{
     Authenticate, AuthenticateError, CoordinatedSnapshot, Coordinator, SourcePolicy, server,
 };
@@ -32,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 const AGENTS: usize = 3;
 const FILES: [u64; 2] = [24_000_000, 17_000_001];
 const PATIENCE: Duration = Duration::from_mins(1);
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 fn key(number: u8) -> Key {
     Key::parse(&format!("{}00", format!("{number:02x}").repeat(31))).unwrap()
@@ -140,7 +142,7 @@ async fn knock(
 async fn until(what: &str, so: impl Fn() -> bool) {
     let waiting = async {
         while !so() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            tokio::time::sleep(LOOK_EVERY).await;
         }
     };
     let waited = tokio::time::timeout(PATIENCE, waiting).await;
@@ -222,8 +224,8 @@ async fn a_download_does_not_notice_that_the_key_changes() {
 
     for agent in &mut agents {
         let ready = |state: &NodeState| {
-            let mut phases = state.snapshots.iter().map(|one| format!("{:?}", one.phase));
-            phases.any(|phase| phase == "Ready")
+            let mut snapshots = state.snapshots.iter();
+            snapshots.any(|one| one.phase == Phase::Ready)
         };
         let ready = tokio::time::timeout(PATIENCE, agent.state.wait_for(ready)).await;
         assert_eq!(ready.unwrap().unwrap().snapshots[0].problem, None);

@@ -149,10 +149,9 @@ async fn tell(mut state: watch::Receiver<NodeState>) {
             }
             connected = state.connected;
             for snapshot in &state.snapshots {
-                let phase = format!("{:?}", snapshot.phase);
-                if told.get(&snapshot.name) != Some(&phase) {
-                    let _ = writeln!(out, "{phase} {}", snapshot.name);
-                    told.insert(snapshot.name.clone(), phase);
+                let phase = snapshot.phase;
+                if told.insert(snapshot.name.clone(), phase) != Some(phase) {
+                    let _ = writeln!(out, "{phase:?} {}", snapshot.name);
                 }
                 let problem = snapshot.problem.as_ref().map_or_else(
                     || "none".to_owned(),

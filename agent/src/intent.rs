@@ -1,22 +1,21 @@
 //! What this node should hold: converted from the API objects, checked again, and kept on disk for restarts without an
 //! API server.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
-use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+mod convert;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use modelcache_crds::model_cache::SourcePolicy;
 use modelcache_crds::model_cache_node::{ModelCacheNodeSpec, NodeModel, NodeSnapshot};
 use modelcache_crds::model_snapshot::ModelSnapshotSpec;
-use modelcache_swarm::segment::BlobId;
-use modelcache_swarm::snapshot::{SegmentSizes, Snapshot, SnapshotFile, is_safe_path};
+use modelcache_swarm::snapshot::Snapshot;
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 
 use crate::reasons;
 use crate::state::Problem;
+
+pub use self::convert::{ContentError, convert};
 
 /// Everything that this node should hold.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -40,190 +39,6 @@ pub struct Wanted {
     pub plain_bit_torrent: bool,
     /// Its files, or why they are not known.
     pub content: Result<Arc<Snapshot>, Problem>,
-}
-
-/// A `ModelSnapshot` that cannot be taken as it is.
-#[derive(Debug, Error, PartialEq, Eq)]
-pub enum ContentError {
-    /// A path that must not be created below the cache.
-    #[error(
-        "ModelSnapshot {snapshot}: the path {path:?} would leave the cache; exclude that file in the ModelCache or use another repository"
-    )]
-    UnsafePath {
-        /// Name of the object.
-        snapshot: String,
-        /// The path.
-        path: String,
-    },
-    /// Anything else that no snapshot can say.
-    #[error("ModelSnapshot {snapshot}: {what}; delete the object, and the operator writes it anew")]
-    Invalid {
-        /// Name of the object.
-        snapshot: String,
-        /// What is wrong, naming the field.
-        what: String,
-    },
-}
-
-impl ContentError {
-    /// The same as a problem in the status.
-    #[must_use]
-    pub fn problem(&self) -> Problem {
-        Problem {
-            reason: match self {
-                Self::UnsafePath { .. } => reasons::UNSAFE_PATH,
-                Self::Invalid { .. } => reasons::INVALID_SNAPSHOT,
-            },
-            message: self.to_string(),
-            retry_at: None,
-        }
-    }
-}
-
-/// Converts a `ModelSnapshot`, checking everything that the rest of the agent takes for granted.
-pub fn convert(name: &str, spec: &ModelSnapshotSpec) -> Result<Snapshot, ContentError> {
-    let invalid = |what: String| ContentError::Invalid {
-        snapshot: name.to_owned(),
-        what,
-    };
-    // The name becomes a directory.
-    if name.contains('/') || !is_safe_path(name) {
-        return Err(invalid(format!("metadata.name {name:?} is no name")));
-    }
-    if !is_commit(&spec.commit) {
-        return Err(invalid(format!(
-            "spec.commit {:?} is not 40 lower-case hex digits",
-            spec.commit
-        )));
-    }
-    if !is_repository(&spec.repository) {
-        return Err(invalid(format!(
-            "spec.repository {:?} is neither 'name' nor 'namespace/name'",
-            spec.repository
-        )));
-    }
-    // It becomes a path below refs/.
-    if !is_safe_path(&spec.revision) {
-        return Err(ContentError::UnsafePath {
-            snapshot: name.to_owned(),
-            path: format!("refs/{}", spec.revision),
-        });
-    }
-    let files = files(name, spec)?;
-    let sizes = sizes(spec).ok_or_else(|| {
-        invalid(format!(
-            "spec.segmentBytes {} and spec.pieceBytes {} are not powers of two of at least 1048576 and 16384, the piece not the larger",
-            spec.segment_bytes, spec.piece_bytes
-        ))
-    })?;
-    Ok(Snapshot {
-        name: name.to_owned(),
-        repository: spec.repository.clone(),
-        revision: spec.revision.clone(),
-        commit: spec.commit.clone(),
-        files,
-        sizes,
-    })
-}
-
-fn files(name: &str, spec: &ModelSnapshotSpec) -> Result<Vec<SnapshotFile>, ContentError> {
-    let invalid = |what: String| ContentError::Invalid {
-        snapshot: name.to_owned(),
-        what,
-    };
-    let mut files: Vec<SnapshotFile> = Vec::with_capacity(spec.files.len());
-    let mut lengths = BTreeMap::new();
-    for (at, file) in spec.files.iter().enumerate() {
-        if !is_safe_path(&file.path) {
-            return Err(ContentError::UnsafePath {
-                snapshot: name.to_owned(),
-                path: file.path.clone(),
-            });
-        }
-        if files.last().is_some_and(|last| last.path >= file.path) {
-            return Err(invalid(format!(
-                "spec.files[{at}].path {:?} is not sorted after the one before it",
-                file.path
-            )));
-        }
-        let size = u64::try_from(file.size)
-            .map_err(|_| invalid(format!("spec.files[{at}].size {} is negative", file.size)))?;
-        let blob: BlobId = match &file.sha256 {
-            Some(digest) => format!("sha256:{digest}"),
-            None => format!("git:{}", file.git_oid),
-        }
-        .parse()
-        .map_err(|error| invalid(format!("spec.files[{at}]: {error}")))?;
-        if !is_commit(&file.git_oid) {
-            return Err(invalid(format!(
-                "spec.files[{at}].gitOid {:?} is not 40 lower-case hex digits",
-                file.git_oid
-            )));
-        }
-        if *lengths.entry(blob).or_insert(size) != size {
-            return Err(invalid(format!(
-                "spec.files[{at}]: two files have the hash {blob} and different sizes"
-            )));
-        }
-        files.push(SnapshotFile {
-            path: file.path.clone(),
-            size,
-            blob,
-            git_oid: file.git_oid.clone(),
-        });
-    }
-    // A path that is a file and a directory at once cannot be laid out.
-    let paths: BTreeSet<&str> = files.iter().map(|file| file.path.as_str()).collect();
-    for file in &files {
-        let parents = file.path.match_indices('/').map(|(at, _)| &file.path[..at]);
-        if let Some(parent) = parents.into_iter().find(|parent| paths.contains(parent)) {
-            return Err(invalid(format!(
-                "spec.files: {parent:?} is a file and a directory at once"
-            )));
-        }
-    }
-    if files.is_empty() {
-        return Err(invalid("spec.files is empty".to_owned()));
-    }
-    let total = files
-        .iter()
-        .try_fold(0_u64, |sum, file| sum.checked_add(file.size));
-    if total.is_none_or(|sum| sum > i64::MAX.unsigned_abs()) {
-        return Err(invalid(
-            "spec.files: the sizes add up to more than 2^63".to_owned(),
-        ));
-    }
-    Ok(files)
-}
-
-fn sizes(spec: &ModelSnapshotSpec) -> Option<SegmentSizes> {
-    let segment_bytes = u64::try_from(spec.segment_bytes).ok()?;
-    let piece_bytes = u32::try_from(spec.piece_bytes).ok()?;
-    (segment_bytes.is_power_of_two()
-        && segment_bytes >= 1 << 20
-        && piece_bytes.is_power_of_two()
-        && piece_bytes >= 16 << 10
-        && u64::from(piece_bytes) <= segment_bytes)
-        .then_some(SegmentSizes {
-            segment_bytes,
-            piece_bytes,
-        })
-}
-
-fn is_commit(text: &str) -> bool {
-    text.len() == 40
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
-}
-
-// It becomes a directory `models--namespace--name`.
-fn is_repository(text: &str) -> bool {
-    is_safe_path(text)
-        && text.split('/').count() <= 2
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"._-/".contains(&byte))
 }
 
 /// The objects behind an [`Intent`], as they are kept on disk.
@@ -306,147 +121,10 @@ impl Objects {
     }
 }
 
-/// Reading or writing a file of the agent's own state failed.
-#[derive(Debug, Error)]
-#[error(
-    "cannot {doing} {path}: {source}; check that the cache directory belongs to the agent's user and has space"
-)]
-pub struct StateFileError {
-    doing: &'static str,
-    path: PathBuf,
-    source: io::Error,
-}
-
-/// Where the agent's own state lies below the cache directory.
-#[must_use]
-pub fn state_path(cache_dir: &Path, file: &str) -> PathBuf {
-    cache_dir.join("state").join(file)
-}
-
-/// Reads a JSON file of the agent's own; absent: none. One that cannot be parsed counts as absent too, because all of
-/// it can be learnt again.
-pub fn load<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, StateFileError> {
-    let bytes = match fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => {
-            return Err(StateFileError {
-                doing: "read",
-                path: path.to_owned(),
-                source,
-            });
-        }
-    };
-    match serde_json::from_slice(&bytes) {
-        Ok(value) => Ok(Some(value)),
-        Err(error) => {
-            tracing::warn!(path = %path.display(), %error, "unreadable state file, ignored");
-            Ok(None)
-        }
-    }
-}
-
-/// Writes a JSON file of the agent's own so that after a crash either the old or the new one is there.
-pub fn save<T: Serialize>(path: &Path, value: &T) -> Result<(), StateFileError> {
-    let write = || -> io::Result<()> {
-        let directory = path.parent().unwrap_or(Path::new("."));
-        fs::create_dir_all(directory)?;
-        let staged = path.with_extension("new");
-        let mut file = File::create(&staged)?;
-        file.write_all(&serde_json::to_vec(value)?)?;
-        file.sync_all()?;
-        fs::rename(&staged, path)?;
-        File::open(directory)?.sync_all()
-    };
-    write().map_err(|source| StateFileError {
-        doing: "write",
-        path: path.to_owned(),
-        source,
-    })
-}
-
 #[cfg(test)]
 mod tests {
-    use modelcache_crds::model_snapshot::File;
-
+    use super::convert::tests::{file, spec};
     use super::*;
-
-    fn file(path: &str, size: i64, digit: char) -> File {
-        File {
-            path: path.to_owned(),
-            size,
-            git_oid: digit.to_string().repeat(40),
-            sha256: Some(digit.to_string().repeat(64)),
-        }
-    }
-
-    fn spec(files: Vec<File>) -> ModelSnapshotSpec {
-        ModelSnapshotSpec {
-            endpoint: "http://hub".to_owned(),
-            repository: "acme/rocket".to_owned(),
-            revision: "refs/pr/1".to_owned(),
-            commit: "c".repeat(40),
-            public: true,
-            files,
-            segment_bytes: 1 << 20,
-            piece_bytes: 1 << 18,
-        }
-    }
-
-    #[test]
-    fn a_good_object_becomes_a_snapshot_with_content_and_git_hashes() {
-        let mut regular = file("b", 2, 'b');
-        regular.sha256 = None;
-        let snapshot = convert("s", &spec(vec![file("a", 1, 'a'), regular])).unwrap();
-        assert_eq!(snapshot.files[0].blob, BlobId::Sha256([0xaa; 32]));
-        assert_eq!(snapshot.files[1].blob, BlobId::Git([0xbb; 20]));
-        assert_eq!(snapshot.size(), 3);
-    }
-
-    #[test]
-    fn a_path_that_leaves_the_cache_is_refused_by_name() {
-        let error = convert("s", &spec(vec![file("../etc/passwd", 1, 'a')])).unwrap_err();
-        assert_eq!(error.problem().reason, reasons::UNSAFE_PATH);
-        assert!(error.to_string().contains("../etc/passwd"), "{error}");
-        let mut bad = spec(vec![file("a", 1, 'a')]);
-        bad.revision = "../../x".to_owned();
-        assert_eq!(
-            convert("s", &bad).unwrap_err().problem().reason,
-            reasons::UNSAFE_PATH
-        );
-    }
-
-    #[test]
-    fn what_no_snapshot_can_say_is_refused() {
-        type Change = fn(&mut ModelSnapshotSpec);
-        let changes: Vec<(&str, Change)> = vec![
-            ("commit", |s| s.commit = "C".repeat(40)),
-            ("repository", |s| s.repository = "a/b/c".to_owned()),
-            ("repository", |s| s.repository = "../x".to_owned()),
-            ("size", |s| s.files[0].size = -1),
-            ("gitOid", |s| s.files[0].git_oid = "xyz".to_owned()),
-            ("blob id", |s| s.files[0].sha256 = Some("12".to_owned())),
-            ("sorted", |s| s.files.swap(0, 1)),
-            ("sorted", |s| s.files[1].path = "a".to_owned()),
-            ("empty", |s| s.files.clear()),
-            ("pieceBytes", |s| s.piece_bytes = 3),
-            ("pieceBytes", |s| s.segment_bytes = 1 << 19),
-            ("different sizes", |s| {
-                s.files[1].sha256 = s.files[0].sha256.clone();
-            }),
-            ("directory at once", |s| s.files[1].path = "a/b".to_owned()),
-            ("add up", |s| {
-                s.files[0].size = i64::MAX;
-                s.files[1].size = i64::MAX;
-            }),
-        ];
-        for (word, change) in changes {
-            let mut spec = spec(vec![file("a", 1, 'a'), file("b", 2, 'b')]);
-            change(&mut spec);
-            let error = convert("s", &spec).unwrap_err().to_string();
-            assert!(error.contains(word), "{word}: {error}");
-        }
-    }
 
     #[test]
     fn other_clients_may_take_only_what_is_public_and_allowed() {
@@ -510,9 +188,6 @@ mod tests {
 
     #[test]
     fn objects_survive_a_restart() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = state_path(directory.path(), "intent.json");
-        assert!(load::<Objects>(&path).unwrap().is_none());
         let mut objects = Objects {
             generation: Some(1),
             ..Objects::default()
@@ -520,9 +195,7 @@ mod tests {
         objects
             .contents
             .insert("s".to_owned(), spec(vec![file("a", 1, 'a')]));
-        save(&path, &objects).unwrap();
-        assert_eq!(load::<Objects>(&path).unwrap().unwrap(), objects);
-        fs::write(&path, b"{ torn").unwrap();
-        assert!(load::<Objects>(&path).unwrap().is_none());
+        let kept = serde_json::to_vec(&objects).unwrap();
+        assert_eq!(serde_json::from_slice::<Objects>(&kept).unwrap(), objects);
     }
 }

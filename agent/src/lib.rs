@@ -27,6 +27,7 @@ pub mod run;
 pub mod serving;
 pub mod sources;
 pub mod state;
+pub mod state_file;
 pub mod throttle;
 pub mod tracker;
 pub mod watch;

@@ -1,7 +1,7 @@
 //! Wires the parts together: the core, the API server, the coordinator, metrics and probes.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use modelcache_swarm::discovery::service::Peers;
@@ -18,11 +18,13 @@ use crate::args::{RunArgs, coordinator_url};
 use crate::coordinator::{Link, LinkConfig};
 use crate::core::{Core, CoreError, Settings};
 use crate::http::{self, Health, HttpError};
-use crate::intent::{self, Objects, StateFileError};
+use crate::intent::{Intent, Objects};
 use crate::metrics::Metrics;
 use crate::plain::{self, Shelf};
 use crate::report::Reports;
 use crate::sources::{Sources, SourcesError};
+use crate::state::NodeState;
+use crate::state_file::{self, StateFileError};
 use crate::watch::Follow;
 
 /// Why the agent does not start.
@@ -99,7 +101,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     };
     let links = security(Purpose::PeerLink, peer_links.into(), "peer");
     let coordination = security(Purpose::Coordination, Mode::Encrypted, "coordinator");
-    let file = intent::state_path(&cache_dir, "intent.json");
+    let file = state_file::path(&cache_dir, "intent.json");
     let peers = Peers::default();
     let settings = Settings {
         node: node_name.clone(),
@@ -114,18 +116,6 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         opened = Core::open(settings, metrics.clone(), health) => opened,
     };
     let core = opened?;
-    let objects = intent::load::<Objects>(&file)?.unwrap_or_default();
-    let (intent, intents) = watch::channel(objects.intent());
-    let (target, targets) = watch::channel(None);
-    let client = kube::Client::try_from(kube::Config::infer().await?)?;
-    let follow = Follow {
-        client: client.clone(),
-        node: node_name.clone(),
-        file,
-        objects,
-        intent,
-        target,
-    };
     let here = core.peer_address();
     let lan = announce.then_some(lan);
     let mut tasks = vec![server];
@@ -141,13 +131,14 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         keys,
     };
     tasks.extend(sources.start(&node_name, here, core.state(), &metrics, &stop)?);
-    let reports = Reports {
-        client,
+    let api = Api {
         node: node_name.clone(),
-        target: targets,
+        file,
         state: core.state(),
         metrics,
     };
+    let (intents, of_api) = api.start(&stop).await?;
+    tasks.extend(of_api);
     let (link, orders) = Link::start(LinkConfig {
         url: coordinator_url(&coordinator),
         token_file,
@@ -155,8 +146,6 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         peer_address: here,
         security: coordination,
     });
-    tasks.push(tokio::spawn(follow.run(stop.clone())));
-    tasks.push(tokio::spawn(reports.run(stop.clone())));
     core.run(link, orders, intents, stop.clone()).await;
 
     // Also when the core ended by itself: the kubelet starts the agent anew.
@@ -164,6 +153,54 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     end(tasks).await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// What is between this node and the API server.
+struct Api {
+    node: String,
+    /// Where what the node should hold is kept.
+    file: PathBuf,
+    state: watch::Receiver<NodeState>,
+    metrics: Arc<Metrics>,
+}
+
+impl Api {
+    /// Follows from now on what the node should hold, beginning with what was kept, and tells how it stands.
+    async fn start(
+        self,
+        stop: &CancellationToken,
+    ) -> Result<(watch::Receiver<Intent>, [JoinHandle<()>; 2]), RunError> {
+        let Self {
+            node,
+            file,
+            state,
+            metrics,
+        } = self;
+        let objects = state_file::load::<Objects>(&file)?.unwrap_or_default();
+        let (intent, intents) = watch::channel(objects.intent());
+        let (target, targets) = watch::channel(None);
+        let client = kube::Client::try_from(kube::Config::infer().await?)?;
+        let follow = Follow {
+            client: client.clone(),
+            node: node.clone(),
+            file,
+            objects,
+            intent,
+            target,
+        };
+        let reports = Reports {
+            client,
+            node,
+            target: targets,
+            state,
+            metrics,
+        };
+        let tasks = [
+            tokio::spawn(follow.run(stop.clone())),
+            tokio::spawn(reports.run(stop.clone())),
+        ];
+        Ok((intents, tasks))
+    }
 }
 
 fn tell_start(node: &str, cache_dir: &Path) {

@@ -15,8 +15,9 @@ use modelcache_crds::{ModelCacheNode, ModelSnapshot, ModelSnapshotSpec};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::intent::{self, Intent, Objects};
+use crate::intent::{Intent, Objects};
 use crate::report::Target;
+use crate::state_file;
 
 /// The client repeats by itself for many minutes; better to see the object's changes in between.
 const GET_TIMEOUT: Duration = Duration::from_secs(20);
@@ -139,7 +140,7 @@ impl Follow {
             *old = intent;
             changed
         });
-        if changed && let Err(error) = intent::save(&self.file, &self.objects) {
+        if changed && let Err(error) = state_file::save(&self.file, &self.objects) {
             tracing::warn!(%error, "cannot keep the intent; a restart without the API server would not know it");
         }
     }

@@ -24,8 +24,9 @@ use axum::body::Body;
 use axum::http::{Method, Request, Response, StatusCode};
 use futures_util::StreamExt as _;
 use kube::Client;
-use modelcache_agent::intent::{self, Intent, Objects};
+use modelcache_agent::intent::{Intent, Objects};
 use modelcache_agent::report::Reports;
+use modelcache_agent::state_file;
 use modelcache_agent::watch::Follow;
 use modelcache_swarm::segment::BlobId;
 use modelcache_swarm::snapshot::Snapshot;
@@ -193,8 +194,8 @@ struct Whole {
 }
 
 async fn start(api: &Api, cache: &Path, coordinator: &Coordinator) -> Whole {
-    let file = intent::state_path(cache, "intent.json");
-    let objects: Objects = intent::load(&file).unwrap().unwrap_or_default();
+    let file = state_file::path(cache, "intent.json");
+    let objects: Objects = state_file::load(&file).unwrap().unwrap_or_default();
     let (intent, mut intents) = watch::channel(objects.intent());
     let (target, targets) = watch::channel(None);
     let agent = Agent::start("node", cache, coordinator, Intent::default()).await;

@@ -27,10 +27,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::coordinator::{LinkEvent, LinkHandle};
 use crate::http::Health;
-use crate::intent::{Intent, StateFileError};
+use crate::intent::Intent;
 use crate::metrics::Metrics;
 use crate::serving::Serving;
 use crate::state::NodeState;
+use crate::state_file::StateFileError;
 
 use names::Names;
 use node::Node;

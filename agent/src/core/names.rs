@@ -7,7 +7,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use jiff::Timestamp;
 use modelcache_swarm::store::{SnapshotStore, Store, StoreError};
 
-use crate::intent::{self, Intent, StateFileError};
+use crate::intent::Intent;
+use crate::state_file::{self, StateFileError};
 
 /// One name: cache, model and the snapshot that it is.
 type Name = (String, String, String);
@@ -28,11 +29,11 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Names {
     /// With the times of earlier publications.
     pub(super) fn load(cache_dir: &Path) -> Result<Self, StateFileError> {
-        let file = intent::state_path(cache_dir, "verified.json");
+        let file = state_file::path(cache_dir, "verified.json");
         Ok(Self {
             wanted: Mutex::default(),
             turn: Mutex::default(),
-            verified: Mutex::new(intent::load(&file)?.unwrap_or_default()),
+            verified: Mutex::new(state_file::load(&file)?.unwrap_or_default()),
             file,
         })
     }
@@ -78,7 +79,7 @@ impl Names {
         }
         let at = Timestamp::now();
         verified.insert(name.clone(), at);
-        if let Err(error) = intent::save(&self.file, &*verified) {
+        if let Err(error) = state_file::save(&self.file, &*verified) {
             // Only the time would be lost.
             tracing::warn!(%error, "cannot keep the time of verification");
         }

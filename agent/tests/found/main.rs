@@ -19,7 +19,8 @@ use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-use modelcache_agent::intent::{self, Objects};
+use modelcache_agent::intent::Objects;
+use modelcache_agent::state_file;
 use modelcache_crds::model_cache::SourcePolicy;
 use modelcache_crds::model_cache_node::{NodeModel, NodeSnapshot};
 use modelcache_crds::model_snapshot::{File as FileOfSnapshot, ModelSnapshotSpec};
@@ -122,8 +123,8 @@ fn complete(carries: Carries, origin: &str, more: &[String]) {
     let caches = [1, 2, 3].map(|host| directory.path().join(format!("cache-{host}")));
     for cache in &caches {
         std::fs::create_dir(cache).unwrap();
-        let file = intent::state_path(cache, "intent.json");
-        intent::save(&file, &objects(&model.snapshot("m"))).unwrap();
+        let file = state_file::path(cache, "intent.json");
+        state_file::save(&file, &objects(&model.snapshot("m"))).unwrap();
     }
     let [first, second, third] = caches.each_ref().map(std::path::PathBuf::as_path);
     fill(first, &model);

@@ -17,10 +17,11 @@ use modelcache_agent::args::{LogFormat, PeerLinks};
 use modelcache_agent::coordinator::{Link, LinkConfig};
 use modelcache_agent::core::{Core, Settings};
 use modelcache_agent::http::Health;
-use modelcache_agent::intent::{self, Intent, Objects};
+use modelcache_agent::intent::{Intent, Objects};
 use modelcache_agent::log;
 use modelcache_agent::metrics::Metrics;
 use modelcache_agent::state::NodeState;
+use modelcache_agent::state_file;
 use modelcache_swarm::discovery::service::Peers;
 use modelcache_swarm::link::{Mode, Security};
 use modelcache_swarm::secret::{Keys, Purpose};
@@ -131,7 +132,7 @@ fn listen(intent: &watch::Sender<Intent>) {
 }
 
 fn read(file: &Path) -> Result<Objects> {
-    intent::load::<Objects>(file)?.context("the file is absent or no JSON of objects")
+    state_file::load::<Objects>(file)?.context("the file is absent or no JSON of objects")
 }
 
 /// Says on standard output when a phase, a problem or the connection changes.

@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result};
 use clap::Parser;
 use futures_util::future::BoxFuture;
 use modelcache_agent::intent::{self, Objects};
+use modelcache_agent::state_file;
 use modelcache_agent::{args::LogFormat, log};
 use modelcache_operator::coordinator::{
     Authenticate, AuthenticateError, CoordinatedSnapshot, Coordinator, Settings, SourcePolicy,
@@ -83,7 +84,7 @@ fn listen(coordinator: &Coordinator) {
 
 fn wanted(file: &Path) -> Result<Vec<CoordinatedSnapshot>> {
     let objects =
-        intent::load::<Objects>(file)?.context("the file is absent or no JSON of objects")?;
+        state_file::load::<Objects>(file)?.context("the file is absent or no JSON of objects")?;
     let mut snapshots = Vec::new();
     for (name, spec) in &objects.contents {
         let segments = plan::cut(&intent::convert(name, spec)?).len();

@@ -8,6 +8,12 @@ use super::ledger::Ledger;
 use super::snap::{Lease, Member, NodeId, Snap, SnapId};
 
 impl Member {
+    /// Fetches of this snapshot that it has under way.
+    fn fetches(&self) -> usize {
+        let fetch = |lease: &&Lease| matches!(lease, Lease::Fetch { .. });
+        self.open.values().filter(fetch).count()
+    }
+
     /// Whether it wants a segment and may get it from the hub. Who never reaches the hub does not keep others from their turn.
     pub(super) fn would_fetch(&self, index: u32, now: u64) -> bool {
         self.wants.has(index) && !self.backoff.hopeless() && !self.backoff.waits(now)
@@ -50,15 +56,15 @@ impl Ledger {
         for (node, member) in &snap.members {
             let fetches = self.nodes[*node].fetches;
             let key = (member.backoff.failures(), fetches, self.nodes[*node].turn);
-            // At most half of what it was given is under way, so the first alone: nodes whose agents say a moment later what they
-            // want are to get the others. Who is to fetch all of a wrong blob does not leave others a part of it.
+            // At most half of what it was given of this snapshot is under way, so the first alone: nodes whose agents say a moment
+            // later what they want are to get the others. Who is to fetch all of a wrong blob does not leave others a part of it.
             let keeper = snap.reserved.values().any(|keeper| keeper == node);
-            let enough = fetches * 2 > member.fetched && !keeper;
+            let enough = || member.fetches() * 2 > member.fetched as usize && !keeper;
             if member.wanting == 0
-                || enough
                 || fetches >= self.settings.fetches_per_node
                 || member.backoff.waits(now)
                 || best.is_some_and(|(least, ..)| least <= key)
+                || enough()
             {
                 continue;
             }

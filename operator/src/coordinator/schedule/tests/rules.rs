@@ -57,6 +57,25 @@ fn a_node_that_fetches_well_fetches_more() {
 }
 
 #[test]
+fn a_node_that_fetches_one_snapshot_begins_with_another() {
+    let mut bench = Bench::new(8);
+    let other = snapshot("other", 8);
+    bench
+        .schedule
+        .set_snapshots(vec![snapshot(NAME, 8), other], 0);
+    assert_eq!(
+        brief(&bench.join(0, 8, vec![])),
+        ["0 origin one", "0 fetch 0"]
+    );
+    let track = AgentMessage::Track {
+        snapshot: "other".to_owned(),
+        segments: 8,
+        held: vec![],
+    };
+    assert_eq!(brief(&bench.say(0, track)), ["0 origin one", "0 fetch 0"]);
+}
+
+#[test]
 fn nodes_that_hang_do_not_keep_the_others_from_the_hub() {
     let mut bench = Bench::new(100);
     for node in 0..5 {

@@ -12,6 +12,7 @@ use super::proof::Signed;
 use super::query::{Form, PeerId};
 use super::swarms::Counts;
 use crate::bencode::Bencode;
+use crate::bencode::found::Dictionary;
 use crate::discovery::announcement::ContentId;
 
 /// Longest answer that is read, in bytes: one with [`MAX_PEERS`] and a signature has at most 3,800.
@@ -99,14 +100,14 @@ impl Answer {
         if bytes.len() > MAX_ANSWER {
             return None;
         }
-        let answer = Bencode::decode(bytes).ok()?;
-        let number = |key| u32::try_from(answer.get(key)?.integer()?).ok();
-        let seconds = |key| number(key).map(|seconds| Duration::from_secs(seconds.into()));
-        let (v4, rest) = answer.get("peers")?.bytes()?.as_chunks::<6>();
+        let answer = Dictionary::read(bytes).ok()?;
+        let number = |key: &[u8]| u32::try_from(answer.get(key)?.integer()?).ok();
+        let seconds = |key: &[u8]| number(key).map(|seconds| Duration::from_secs(seconds.into()));
+        let (v4, rest) = answer.get(b"peers")?.bytes()?.as_chunks::<6>();
         if !rest.is_empty() {
             return None;
         }
-        let v6 = match answer.get("peers6") {
+        let v6 = match answer.get(b"peers6") {
             Some(peers) => peers.bytes()?,
             None => &[],
         };
@@ -117,10 +118,10 @@ impl Answer {
         let v4 = v4.iter().filter_map(address::<4, 6>);
         let v6 = v6.iter().filter_map(address::<16, 18>);
         Some(Self {
-            interval: seconds("interval")?,
-            min_interval: seconds("min interval")?,
-            complete: number("complete")?,
-            incomplete: number("incomplete")?,
+            interval: seconds(b"interval")?,
+            min_interval: seconds(b"min interval")?,
+            complete: number(b"complete")?,
+            incomplete: number(b"incomplete")?,
             peers: v4
                 .chain(v6)
                 .map(|address| Listed { address, id: None })
@@ -156,8 +157,8 @@ fn reason(bytes: &[u8]) -> Option<String> {
     if bytes.len() > MAX_ANSWER {
         return None;
     }
-    let answer = Bencode::decode(bytes).ok()?;
-    let reason = String::from_utf8_lossy(answer.get("failure reason")?.bytes()?).into_owned();
+    let answer = Dictionary::read(bytes).ok()?;
+    let reason = String::from_utf8_lossy(answer.get(b"failure reason")?.bytes()?).into_owned();
     let printable = reason.chars().filter(|character| !character.is_control());
     Some(printable.take(MAX_REASON).collect())
 }

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::query::{Form, PeerId};
 use super::*;
-use crate::bencode::Bencode;
+use crate::bencode::found::{Dictionary, Found};
 use crate::discovery::clock::UnixMillis;
 use crate::secret::{Key, Keyring};
 use crate::tracker::proof::{Signed, sign};
@@ -99,12 +99,9 @@ fn hosts(answer: &Answer) -> Vec<IpAddr> {
 }
 
 fn peers_of(bytes: &[u8]) -> Vec<u8> {
-    let answer = Bencode::decode(bytes).unwrap();
-    answer
-        .get("peers")
-        .and_then(Bencode::bytes)
-        .unwrap()
-        .to_vec()
+    let answer = Dictionary::read(bytes).unwrap();
+    let peers = answer.get(b"peers").and_then(Found::bytes);
+    peers.unwrap().to_vec()
 }
 
 #[test]

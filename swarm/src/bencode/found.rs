@@ -211,25 +211,4 @@ mod tests {
             }
         }
     }
-
-    #[test]
-    fn fuzz_bencode() {
-        let corpus = [
-            b"d1:ei0e1:md11:ut_metadatai3e6:ut_pexi1ee13:metadata_sizei31235e1:pi6881e4:reqqi250e1:v5:othere".to_vec(),
-            b"d8:msg_typei0e5:piecei1ee".to_vec(),
-            b"d8:msg_typei1e5:piecei0e10:total_sizei34256eexxxxxxxx".to_vec(),
-            b"d1:ald1:bi1eeli2eeee".to_vec(),
-            b"d8:completei1e10:incompletei2e8:intervali120e5:peers12:abcdefghijkle".to_vec(),
-            b"d5:filesd20:aaaaaaaaaaaaaaaaaaaad8:completei-9223372036854775808eeee".to_vec(),
-        ];
-        crate::fuzz::run("bencode", &corpus, |bytes| {
-            if let Ok(read) = Dictionary::read(bytes) {
-                for key in [&b"m"[..], b"msg_type", b"piece", b"a"] {
-                    if let Some(Found::Dictionary(inner)) = read.get(key) {
-                        inner.get(b"ut_metadata");
-                    }
-                }
-            }
-        });
-    }
 }

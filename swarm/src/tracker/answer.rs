@@ -333,26 +333,6 @@ mod tests {
         );
     }
 
-    #[test]
-    fn fuzz_answers() {
-        let request = request();
-        let corpus = [
-            signed(answer().encode(Form::Compact), &request),
-            answer().encode(Form::Dictionaries { ids: true }),
-            failure("no torrent of this info hash is tracked here"),
-        ];
-        crate::fuzz::run("tracker answer", &corpus, |bytes| {
-            // With a signature or without one: the parser must stand both.
-            if let Some(answer) = Answer::decode(bytes) {
-                assert!(answer.peers.len() <= MAX_PEERS);
-                assert!(answer.peers.iter().all(|peer| peer.address.port() != 0));
-            }
-            if let Err(AnswerError::Refused(reason)) = Answer::read(bytes, &request) {
-                assert!(reason.chars().count() <= MAX_REASON);
-            }
-        });
-    }
-
     proptest! {
         #[test]
         fn answers_survive(

@@ -15,6 +15,8 @@
 
 pub mod answer;
 pub mod client;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzed;
 mod proof;
 mod query;
 pub mod refusal;

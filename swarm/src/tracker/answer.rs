@@ -11,6 +11,7 @@ use thiserror::Error;
 use super::proof::Signed;
 use super::query::{Form, PeerId};
 use super::swarms::Counts;
+use super::{INTERVAL, MIN_INTERVAL};
 use crate::bencode::Bencode;
 use crate::bencode::found::Dictionary;
 use crate::discovery::announcement::ContentId;
@@ -63,6 +64,17 @@ pub enum AnswerError {
 }
 
 impl Answer {
+    /// Nobody is there.
+    pub(super) fn nobody() -> Self {
+        Self {
+            interval: INTERVAL,
+            min_interval: MIN_INTERVAL,
+            complete: 0,
+            incomplete: 0,
+            peers: Vec::new(),
+        }
+    }
+
     /// Its bytes.
     #[must_use]
     pub fn encode(&self, form: Form) -> Vec<u8> {

@@ -186,6 +186,26 @@ fn a_private_tracker_tells_nobody_else_anything() {
 }
 
 #[test]
+fn a_member_may_leave_what_is_not_tracked_and_is_told_of_nobody() {
+    for admission in [Admission::Private, Admission::Public] {
+        let mut lab = Lab::new(admission);
+        // The same address, of a stranger.
+        let strangers = lab.stranger(&announce(OTHER, 2, 0), host(2)).is_ok();
+        let leaving = Announce {
+            event: Some(Event::Stopped),
+            ..announce(OTHER, 2, 0)
+        };
+        let told = lab.member(&leaving).unwrap();
+        assert_eq!(
+            (told.complete, told.incomplete, hosts(&told)),
+            (0, 0, vec![])
+        );
+        let numbers = lab.tracker.numbers(lab.now.monotonic);
+        assert_eq!(numbers, (strangers.into(), strangers.into()));
+    }
+}
+
+#[test]
 fn each_valid_key_will_do_and_what_is_wrong_stale_or_repeated_does_not() {
     let mut lab = Lab::new(Admission::Private);
     let sound = announce(SNAPSHOT, 1, 0);
@@ -371,6 +391,11 @@ fn refusals_have_the_names_that_metrics_show() {
     ];
     let names: BTreeSet<_> = all.into_iter().map(Refusal::name).collect();
     assert_eq!(names, Refusal::NAMES.into());
+    for refusal in all {
+        let known = Refusal::of_reason(&refusal.to_string());
+        let varies = matches!(refusal, Refusal::Malformed(_));
+        assert_eq!(known, (!varies).then_some(refusal));
+    }
 }
 
 proptest! {

@@ -1,7 +1,7 @@
 //! Fuzz targets of what holders hear, see [`crate::fuzzing`].
 
-// Targets are tests.
-#![allow(clippy::unwrap_used)]
+// Targets are tests: they panic.
+#![allow(clippy::unwrap_used, clippy::missing_panics_doc)]
 
 use std::io;
 use std::pin::Pin;

@@ -2,9 +2,11 @@
 //!
 //! Each run repeats, and no coverage guides it. The inputs are those of the test and the corpus that libFuzzer has found
 //! (`fuzz/corpus/NAME.txt`), former findings among them. A few thousand executions are a part of every test run;
-//! `MODELCACHE_FUZZ=10000000 cargo test -p modelcache-swarm --lib fuzz` makes it a long one. `MODELCACHE_FUZZ_SEEDS=DIR` writes
-//! the inputs of the tests there for libFuzzer to begin with.
+//! `MODELCACHE_FUZZ=10000000 cargo test -p modelcache-swarm --lib fuzz` makes it a long one. `MODELCACHE_FUZZ_SEEDS=DIR` adds
+//! the inputs of the tests to the corpora there, for libFuzzer to begin with.
 
+use std::fs::File;
+use std::io::Write as _;
 use std::path::Path;
 use std::time::Instant;
 
@@ -19,16 +21,15 @@ const LONGEST: usize = 2_000;
 /// Runs `target` on `seeds` and the corpus, and on changed copies of both. It fails by panicking; what it was given is
 /// printed then.
 pub(crate) fn run(name: &str, seeds: &[Vec<u8>], target: impl Fn(&[u8])) {
+    let mut corpus = corpus(name);
+    corpus.extend_from_slice(seeds);
     if let Some(directory) = std::env::var_os("MODELCACHE_FUZZ_SEEDS") {
-        let lines: String = seeds.iter().map(|seed| hex::encode(seed) + "\n").collect();
-        std::fs::write(Path::new(&directory).join(format!("{name}.txt")), lines).unwrap();
+        write(&Path::new(&directory).join(format!("{name}.txt")), seeds);
     }
     let executions = match std::env::var("MODELCACHE_FUZZ") {
         Ok(text) => text.parse().unwrap(),
         Err(_) => EXECUTIONS,
     };
-    let mut corpus = corpus(name);
-    corpus.extend_from_slice(seeds);
     for known in &corpus {
         let input = Input(known.clone());
         target(&input.0);
@@ -42,6 +43,17 @@ pub(crate) fn run(name: &str, seeds: &[Vec<u8>], target: impl Fn(&[u8])) {
     if executions > EXECUTIONS {
         eprintln!("{name}: {executions} executions in {:?}", began.elapsed());
     }
+}
+
+/// Appends inputs to a corpus.
+fn write(file: &Path, inputs: &[Vec<u8>]) {
+    let lines: String = inputs.iter().map(|one| hex::encode(one) + "\n").collect();
+    let mut file = File::options()
+        .append(true)
+        .create(true)
+        .open(file)
+        .unwrap();
+    file.write_all(lines.as_bytes()).unwrap();
 }
 
 /// What libFuzzer has found: an input a line, in hexadecimal digits, and comments.

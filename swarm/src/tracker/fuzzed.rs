@@ -1,5 +1,8 @@
 //! Fuzz targets of the tracker, see [`crate::fuzzing`].
 
+// Targets are tests: they panic.
+#![allow(clippy::missing_panics_doc)]
+
 use super::answer::{Answer, AnswerError, MAX_ANSWER, MAX_PEERS};
 use super::proof::{Proof, Signed, sign};
 use super::query::{Announce, MAX_SCRAPED, parse_scrape};

@@ -1,5 +1,8 @@
 //! Fuzz targets of announcements, see [`crate::fuzzing`].
 
+// Targets are tests: they panic.
+#![allow(clippy::missing_panics_doc)]
+
 use aws_lc_rs::hmac;
 
 use super::{MAGIC, SIGNED, VERSION, decode, encode, mac_key};

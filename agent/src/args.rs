@@ -256,6 +256,9 @@ pub struct DoctorArgs {
     /// The operator's coordinator, as ws://host:port.
     #[arg(long, env = "MODELCACHE_COORDINATOR", value_name = "URL")]
     pub coordinator: Option<String>,
+    /// The operator's tracker, as http://host:port; absent: not looked at.
+    #[arg(long, env = "MODELCACHE_TRACKER", value_name = "URL")]
+    pub tracker: Option<TrackerUrl>,
     /// The hub's endpoint, as ModelCaches name it.
     #[arg(long, env = "MODELCACHE_HUB_ENDPOINT", value_name = "URL")]
     pub hub: Option<String>,

@@ -20,11 +20,13 @@ use modelcache_agent::args::{Cli, Command as Sub};
 use modelcache_agent::lan::Lan;
 use modelcache_agent::metrics::Metrics;
 use modelcache_agent::state::NodeState;
+use modelcache_operator::tracker::{SharedTracker, serve};
 use modelcache_swarm::discovery::service::Peers;
 use modelcache_swarm::engine::{SegmentSource, Served, Uploader};
 use modelcache_swarm::link::{Mode, Security};
 use modelcache_swarm::secret::{Keys, Purpose};
 use modelcache_swarm::store::Store;
+use modelcache_swarm::tracker::Admission;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::Value;
 use tokio::sync::watch;
@@ -227,6 +229,20 @@ fn start_hub(hosts: &Hosts, host: u8, ahead: Duration) {
     });
 }
 
+/// The operator's tracker; answers until the test ends.
+fn start_tracker(hosts: &Hosts, host: u8, key: PathBuf) {
+    hosts.within(host, move || {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::bind((address(host), 9488));
+            let listener = listener.await.unwrap();
+            let keys = Keys::follow(key).unwrap();
+            let tracker = SharedTracker::new(Admission::Private);
+            serve(listener, tracker, keys, CancellationToken::new()).await
+        })
+    });
+}
+
 /// What a doctor says.
 struct Said {
     success: bool,
@@ -295,12 +311,15 @@ fn a_doctor_says_what_works_and_what_does_not() {
     let stop = CancellationToken::new();
     let agents = [1, 2].map(|host| start_agent(&hosts, host, key.clone(), &stop));
     start_hub(&hosts, 2, Duration::from_secs(8));
+    start_tracker(&hosts, 2, key.clone());
     // As an agent holds it.
     let held = Store::open(&caches[0]).unwrap();
 
     let beside = doctor(&hosts, 1, &key, &caches[0], &[]);
     let hub = format!("http://{}:8080", address(2));
-    let alone = doctor(&hosts, 3, &key, &caches[2], &["--hub", &hub]);
+    let tracker = format!("http://{}:9488", address(2));
+    let more = ["--hub", &hub, "--tracker", &tracker];
+    let alone = doctor(&hosts, 3, &key, &caches[2], &more);
     let (beside, alone) = (beside.join().unwrap(), alone.join().unwrap());
     drop(held);
 
@@ -318,7 +337,9 @@ fn a_doctor_says_what_works_and_what_does_not() {
         "secret, equal",
         "disk, files",
         "hub",
+        "tracker",
         "clock, node-1",
+        "clock, tracker",
     ] {
         alone.expect(check, "ok");
     }
@@ -335,12 +356,14 @@ fn a_doctor_says_what_works_and_what_does_not() {
     );
     beside.expect("peer node-2, to here", "ok");
     beside.expect("disk, files", "ok");
+    beside.expect("tracker", "skipped");
     assert!(beside.success, "{:#}", beside.report);
 
     hosts.block_multicast();
     let blocked = doctor(&hosts, 3, &key, &caches[2], &[]);
     let named = format!("{}:9492", address(1));
-    let stranger = doctor(&hosts, 4, &other_key, &caches[3], &["--peer", &named]);
+    let more = ["--peer", &named, "--tracker", &tracker];
+    let stranger = doctor(&hosts, 4, &other_key, &caches[3], &more);
     let (blocked, stranger) = (blocked.join().unwrap(), stranger.join().unwrap());
     stop.cancel();
     for agent in agents {
@@ -353,6 +376,8 @@ fn a_doctor_says_what_works_and_what_does_not() {
     assert!(!blocked.success, "{:#}", blocked.report);
 
     stranger.expect("secret, equal", "fail");
+    let seen = stranger.expect("tracker", "fail");
+    assert!(seen.contains("key that is not valid here"), "{seen}");
     stranger.expect(&format!("peer {named}, from here"), "fail");
     assert!(!stranger.success, "{:#}", stranger.report);
 }

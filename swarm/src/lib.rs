@@ -11,8 +11,8 @@ pub mod coordination;
 pub mod crowd;
 pub mod discovery;
 pub mod engine;
-#[cfg(test)]
-mod fuzz;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod gate;
 pub mod inventory;
 pub mod link;

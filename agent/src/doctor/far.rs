@@ -47,7 +47,7 @@ impl From<Finding> for Learned {
     }
 }
 
-fn clock(whose: &'static str, date: Option<&str>) -> Option<Reading> {
+pub(super) fn clock_of(whose: &'static str, date: Option<&str>) -> Option<Reading> {
     Some(Reading {
         whose: Whose::Server(whose),
         theirs: http_date(date?)?,
@@ -82,7 +82,7 @@ pub async fn coordinator(security: &Security, url: Option<&str>) -> Learned {
         Ok((address, key, date)) => Learned {
             finding: Finding::ok("coordinator", format!("{address}: a link stands")),
             proof: Some(Proof::Shared(key)),
-            clock: clock("coordinator", date.as_deref()),
+            clock: clock_of("coordinator", date.as_deref()),
         },
         Err(error) => {
             let proof = match &error {
@@ -177,7 +177,7 @@ pub async fn hub(endpoint: Option<String>, ca_file: Option<PathBuf>) -> Learned 
     Learned {
         finding: judge_hub(&endpoint, knocked.map(|(status, _)| status)),
         proof: None,
-        clock: clock("hub", date.as_deref()),
+        clock: clock_of("hub", date.as_deref()),
     }
 }
 

@@ -1,4 +1,5 @@
-//! Tests what a node needs: its secret, disk, local network, peers, coordinator, hub and clock: `modelcache-agent doctor`.
+//! Tests what a node needs: its secret, disk, local network, peers, coordinator, tracker, hub and clock: `modelcache-agent
+//! doctor`.
 //!
 //! It works beside the agent of the node and without one. Each module looks at one thing and judges it apart from that;
 //! what is found is told by [`finding`].
@@ -10,6 +11,7 @@ pub mod finding;
 pub mod lan;
 pub mod peers;
 pub mod secret;
+pub mod tracker;
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
@@ -64,7 +66,7 @@ async fn examine(args: DoctorArgs) -> Vec<Finding> {
         return findings;
     }
     let why = "needs the secret";
-    let without = ["multicast", "broadcast", "peers", "coordinator"];
+    let without = ["multicast", "broadcast", "peers", "coordinator", "tracker"];
     findings.extend(without.map(|check| Finding::skipped(check, why)));
     let hub = far::hub(args.hub, args.hub_ca).await;
     findings.push(hub.finding);
@@ -84,9 +86,10 @@ async fn examine_others(args: DoctorArgs, ring: Keyring) -> Vec<Finding> {
     let (own, stand_in) = peers::own_port(&links, args.node_ip, args.peer_port).await;
     let time = Duration::from_secs(args.seconds);
     eprintln!("listening for {} s", args.seconds);
-    let (heard, coordinator, hub) = tokio::join!(
+    let (heard, coordinator, tracker, hub) = tokio::join!(
         lan::listen(settings(args.lan, keys.clone(), None), args.peer_port, time),
         far::coordinator(&coordination, args.coordinator.as_deref()),
+        tracker::check(args.tracker.as_ref(), &ring),
         far::hub(args.hub, args.hub_ca),
     );
     let mut findings = Vec::new();
@@ -116,16 +119,19 @@ async fn examine_others(args: DoctorArgs, ring: Keyring) -> Vec<Finding> {
     findings.extend(dialled.findings);
 
     let mut proofs = dialled.proofs;
-    proofs.extend(
-        coordinator
-            .proof
-            .map(|proof| ("coordinator".to_owned(), proof)),
-    );
+    for (name, server) in [("coordinator", &coordinator), ("tracker", &tracker)] {
+        let proof = server.proof.clone();
+        proofs.extend(proof.map(|proof| (name.to_owned(), proof)));
+    }
     let members = heard.nodes().count();
     let equal = secret::judge_equal(&ring, &proofs, members, heard.strangers());
-    findings.extend([equal, coordinator.finding, hub.finding]);
-    let clocks = dialled.clocks.iter().chain(&coordinator.clock);
-    findings.extend(clocks.chain(&hub.clock).map(clock::judge));
+    let mut clocks = dialled.clocks;
+    findings.push(equal);
+    for server in [coordinator, tracker, hub] {
+        findings.push(server.finding);
+        clocks.extend(server.clock);
+    }
+    findings.extend(clocks.iter().map(clock::judge));
     findings
 }
 

@@ -1,6 +1,6 @@
 //! Agents that find each other with neither API server nor operator, on hosts in network namespaces. Needs root.
 //!
-//! Two of them hold a model. The third knows from disk what it should hold, and nobody tells it where that is.
+//! Two of them hold a model. Others know from disk what they should hold, and nobody tells them where that is.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod hosts;
@@ -17,7 +17,7 @@ mod support;
 use std::fs::File;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use modelcache_agent::intent::Objects;
 use modelcache_agent::state_file;
@@ -29,8 +29,9 @@ use modelcache_swarm::snapshot::Snapshot;
 use support::coordinator::Coordinator;
 use support::hub::Hub;
 use support::model::Model;
+use tempfile::TempDir;
 
-use hosts::{Carries, Hosts, address};
+use hosts::{Agent, Carries, Hosts, Network};
 
 const READY: &str = "modelcache_agent_snapshot_ready{snapshot=\"m\"} 1";
 
@@ -99,7 +100,7 @@ fn write_settings(directory: &Path) {
     std::fs::write(directory.join("kubeconfig"), kubeconfig).unwrap();
 }
 
-/// What the third agent's table says of its peers, one line each kind.
+/// What an agent's table says of its peers, one line each kind.
 fn known(metrics: &str) -> Vec<&str> {
     let lines = metrics.lines();
     lines
@@ -112,57 +113,113 @@ fn value(metrics: &str, name: &str) -> Option<u64> {
     line.rsplit_once(' ')?.1.parse().ok()
 }
 
-/// The third agent becomes whole, from peers that it knows from this source and no other.
-fn complete(carries: Carries, origin: &str, more: &[String]) {
-    let Some(hosts) = Hosts::new(3, carries) else {
-        return;
-    };
-    let model = Model::odd();
-    let directory = tempfile::tempdir().unwrap();
-    write_settings(directory.path());
-    let caches = [1, 2, 3].map(|host| directory.path().join(format!("cache-{host}")));
-    for cache in &caches {
-        std::fs::create_dir(cache).unwrap();
-        let file = state_file::path(cache, "intent.json");
-        state_file::save(&file, &objects(&model.snapshot("m"))).unwrap();
+/// Hosts whose caches say that they should hold the model; those of the first two have it.
+struct Lab {
+    hosts: Hosts,
+    model: Model,
+    directory: TempDir,
+}
+
+impl Lab {
+    fn new(hosts: u8, network: Network) -> Option<Self> {
+        let lab = Self {
+            hosts: Hosts::new(hosts, network)?,
+            model: Model::odd(),
+            directory: tempfile::tempdir().unwrap(),
+        };
+        write_settings(lab.directory.path());
+        for host in 1..=hosts {
+            let cache = lab.cache(host);
+            std::fs::create_dir(&cache).unwrap();
+            let file = state_file::path(&cache, "intent.json");
+            state_file::save(&file, &objects(&lab.model.snapshot("m"))).unwrap();
+        }
+        Some(lab)
     }
-    let [first, second, third] = caches.each_ref().map(std::path::PathBuf::as_path);
-    fill(first, &model);
-    fill(second, &model);
-    let mut givers = [(1, first), (2, second)]
-        .map(|(host, cache)| hosts.start(host, cache, directory.path(), &[]));
-    for giver in &mut givers {
-        giver.wait_for(READY);
+
+    fn cache(&self, host: u8) -> PathBuf {
+        self.directory.path().join(format!("cache-{host}"))
     }
-    let mut agent = hosts.start(3, third, directory.path(), more);
-    let metrics = agent.wait_for(READY);
-    model.assert_published(third, "m");
-    assert_eq!(
-        value(&metrics, "modelcache_agent_origin_received_bytes"),
-        None
-    );
-    let received = value(&metrics, "modelcache_agent_peer_received_bytes_total");
-    assert_eq!(received, Some(model.distinct_bytes("m")));
-    let known = known(&metrics);
-    let from = format!("modelcache_agent_known_peers{{origin=\"{origin}\",");
-    assert!(
-        known.iter().all(|line| line.starts_with(&from)),
-        "{known:?}"
-    );
-    let reached = format!("{from}age=\"fresh\",verified=\"yes\"}}");
-    let reached = value(&metrics, &reached);
-    assert!(matches!(reached, Some(1 | 2)), "{known:?}");
-    // It is none of its own peers, whatever its settings say.
-    let all: u64 = known
+
+    fn start(&self, host: u8, more: &[String]) -> Agent {
+        let settings = self.directory.path();
+        self.hosts.start(host, &self.cache(host), settings, more)
+    }
+
+    /// The first two, whole.
+    fn start_givers(&self, more: &[String]) -> [Agent; 2] {
+        [1, 2].map(|host| {
+            fill(&self.cache(host), &self.model);
+            let mut giver = self.start(host, more);
+            giver.wait_for(READY);
+            giver
+        })
+    }
+
+    /// The third becomes whole, from the first two, which it knows from this source and no other.
+    fn complete(&self, agent: &mut Agent, origin: &str) {
+        let metrics = agent.wait_for(READY);
+        self.model.assert_published(&self.cache(3), "m");
+        assert_eq!(
+            value(&metrics, "modelcache_agent_origin_received_bytes"),
+            None
+        );
+        let received = value(&metrics, "modelcache_agent_peer_received_bytes_total");
+        assert_eq!(received, Some(self.model.distinct_bytes("m")));
+        let known = known(&metrics);
+        let from = format!("modelcache_agent_known_peers{{origin=\"{origin}\",");
+        assert!(
+            known.iter().all(|line| line.starts_with(&from)),
+            "{known:?}"
+        );
+        let reached = format!("{from}age=\"fresh\",verified=\"yes\"}}");
+        let reached = value(&metrics, &reached);
+        assert!(matches!(reached, Some(1 | 2)), "{known:?}");
+        // It is none of its own peers, whatever its settings say.
+        assert!(count(&metrics) <= 2, "{known:?}");
+        let heard = value(
+            &metrics,
+            "modelcache_agent_announcements_total{result=\"accepted\"}",
+        );
+        assert_eq!(heard > Some(0), origin == "announcement");
+    }
+}
+
+/// How many peers an agent knows.
+fn count(metrics: &str) -> u64 {
+    known(metrics)
         .iter()
         .filter_map(|line| value(line, "modelcache_agent_known_peers"))
-        .sum();
-    assert!(all <= 2, "{known:?}");
-    let heard = value(
-        &metrics,
-        "modelcache_agent_announcements_total{result=\"accepted\"}",
-    );
-    assert_eq!(heard > Some(0), origin == "announcement");
+        .sum()
+}
+
+/// On one switch, with these settings of the third.
+fn on_a_switch(carries: Carries, origin: &str, more: &[String]) {
+    let Some(lab) = Lab::new(3, Network::Switch(carries)) else {
+        return;
+    };
+    let _givers = lab.start_givers(&[]);
+    lab.complete(&mut lab.start(3, more), origin);
+}
+
+/// Each in a subnet of its own, and the tracker in another. Who does not ask it finds nobody.
+fn beyond_a_router(v6: bool) {
+    let Some(lab) = Lab::new(5, Network::Router { v6 }) else {
+        return;
+    };
+    let tracker = lab.hosts.track(5, lab.directory.path(), "m");
+    let ask = [format!("--tracker={}", tracker.url)];
+    let mut givers = lab.start_givers(&ask);
+    let answers = "modelcache_agent_tracker_announces_total{result=\"ok\"}";
+    for giver in &mut givers {
+        giver.wait(answers, |metrics| value(metrics, answers) > Some(0));
+    }
+    let mut lonely = lab.start(4, &[]);
+    lonely.wait_for("modelcache_agent_snapshot_ready{snapshot=\"m\"} 0");
+    lab.complete(&mut lab.start(3, &ask), "tracker");
+    // It had more time than the third.
+    let metrics = lonely.wait_for("modelcache_agent_snapshot_ready{snapshot=\"m\"} 0");
+    assert_eq!(count(&metrics), 0, "{metrics}");
 }
 
 #[test]
@@ -171,7 +228,7 @@ fn by_announcements() {
         multicast: true,
         broadcast: false,
     };
-    complete(carries, "announcement", &[]);
+    on_a_switch(carries, "announcement", &[]);
 }
 
 #[test]
@@ -180,7 +237,7 @@ fn by_broadcast_where_there_is_no_multicast() {
         multicast: false,
         broadcast: true,
     };
-    complete(carries, "announcement", &[]);
+    on_a_switch(carries, "announcement", &[]);
 }
 
 #[test]
@@ -190,7 +247,17 @@ fn by_the_settings_where_there_is_neither() {
         broadcast: false,
     };
     let all: Vec<String> = [1, 2, 3]
-        .map(|host| format!("--peer={}:9492", address(host)))
+        .map(|host| format!("--peer={}:9492", Network::Switch(carries).address(host)))
         .into();
-    complete(carries, "static", &all);
+    on_a_switch(carries, "static", &all);
+}
+
+#[test]
+fn by_the_tracker_in_other_subnets() {
+    beyond_a_router(false);
+}
+
+#[test]
+fn by_the_tracker_in_other_subnets_of_ipv6() {
+    beyond_a_router(true);
 }

@@ -208,28 +208,6 @@ mod tests {
         assert_eq!(decode(&[0xff; 100]), Err(LsdError::NotASearch));
     }
 
-    #[test]
-    fn fuzz_packets() {
-        let hash = "AB".repeat(20);
-        let corpus = [
-            encode(GROUP_V4, 9493, ContentId([0xab; 20]), COOKIE),
-            encode(GROUP_V6, 1, ContentId([1; 20]), COOKIE),
-            format!("BT-SEARCH * HTTP/1.2\r\nHOST: x\r\nPORT: 51413\r\nINFOHASH: {hash}\r\nInfohash:{hash}\r\n\r\n\r\n")
-                .into_bytes(),
-        ];
-        crate::fuzz::run("BEP 14 packet", &corpus, |bytes| {
-            if let Ok(search) = decode(bytes) {
-                assert!(search.port != 0);
-                assert!((1..=MAX_HASHES).contains(&search.info_hashes.len()));
-                assert!(
-                    search
-                        .cookie
-                        .is_none_or(|cookie| cookie.len() <= MAX_COOKIE)
-                );
-            }
-        });
-    }
-
     proptest! {
         #[test]
         fn packets_survive_the_wire(hash: [u8; 20], port in 1_u16.., cookie in "[0-9a-f]{1,20}") {

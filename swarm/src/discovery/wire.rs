@@ -240,5 +240,7 @@ impl<'a> Reader<'a> {
     }
 }
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzed;
 #[cfg(test)]
 mod tests;

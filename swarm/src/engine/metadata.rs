@@ -193,22 +193,4 @@ mod tests {
         assert_eq!(number(b"reqq"), Some(250));
         assert_eq!(number(b"upload_only"), Some(1));
     }
-
-    #[test]
-    fn fuzz_extension_messages() {
-        let corpus = [
-            HELLO.to_vec(),
-            ask(0),
-            ask(77),
-            b"\x01d8:msg_typei2e5:piecei0ee".to_vec(),
-        ];
-        crate::fuzz::run("extension messages", &corpus, |bytes| {
-            let mut metadata = Metadata::new(vec![7; 40_000].into());
-            metadata.hear(HELLO).unwrap();
-            metadata.hear(bytes).unwrap();
-            let mut out = Vec::new();
-            while metadata.answer(&mut out) {}
-            assert!(out.len() < BLOCK_BYTES + 200);
-        });
-    }
 }

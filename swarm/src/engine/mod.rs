@@ -10,6 +10,8 @@ mod accept;
 mod ask;
 mod back;
 mod forward;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzed;
 mod metadata;
 mod plain;
 mod serve;

@@ -233,32 +233,6 @@ mod tests {
         assert_eq!(parse_handshake(&bytes), Err(WireError::Handshake));
     }
 
-    /// What a peer may send after the handshake, as one stream.
-    #[test]
-    fn fuzz_messages() {
-        let request = |piece, begin, len| encode(Request { piece, begin, len });
-        let corpus = [
-            [request(0, 0, 16384), request(1, 16384, 16384)].concat(),
-            [&[0, 0, 0, 1, 2][..], &request(7, 0, 131_072), &[0, 0, 0, 0]].concat(),
-            greeting(20),
-            [&[0, 0, 0, 5, 4, 0, 0, 0, 1][..], &[0, 0, 0, 3, 20, 0, b'd']].concat(),
-        ];
-        let (len, piece_bytes) = (5_000_001, 1 << 18);
-        crate::fuzz::run("peer messages", &corpus, |bytes| {
-            let mut rest = bytes;
-            while let Ok(Some((message, taken))) = parse(rest) {
-                assert!((4..=rest.len()).contains(&taken));
-                if let Message::Request(request) = message
-                    && let Ok(offset) = locate(request, len, piece_bytes)
-                {
-                    assert!(offset + u64::from(request.len) <= len);
-                    assert!(request.len <= MAX_BLOCK_BYTES);
-                }
-                rest = &rest[taken..];
-            }
-        });
-    }
-
     proptest! {
         #[test]
         fn requests_survive_the_wire(piece: u32, begin: u32, len: u32, rest in prop::collection::vec(any::<u8>(), 0..20)) {

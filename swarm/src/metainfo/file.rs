@@ -236,5 +236,7 @@ impl FileTorrent {
     }
 }
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzed;
 #[cfg(test)]
 mod tests;

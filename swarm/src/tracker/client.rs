@@ -3,13 +3,15 @@
 //! Plain HTTP: what both say is signed, so that nobody can change it. Whoever can listen in between sees which node announces
 //! which digest, as on the local network.
 
+pub mod ask;
+pub mod probe;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use reqwest::redirect::Policy;
 use thiserror::Error;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -17,7 +19,8 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use super::answer::{Answer, AnswerError, MAX_ANSWER};
+use self::ask::{Asker, Failure};
+use super::answer::Answer;
 use super::proof::{Signed, sign};
 use super::query::{Announce, Form, PeerId};
 use super::schedule::{Schedule, Turn};
@@ -27,8 +30,6 @@ use crate::discovery::service::Peers;
 use crate::discovery::table::Origin;
 use crate::secret::Keys;
 
-/// How long one answer may take.
-const TIMEOUT: Duration = Duration::from_secs(5);
 /// How long goodbyes may take together: the tracker forgets who says none.
 const GOODBYE: Duration = Duration::from_secs(2);
 /// Peers that are asked for.
@@ -74,34 +75,9 @@ impl std::str::FromStr for TrackerUrl {
     }
 }
 
-/// Why an announce brought nothing.
-#[derive(Debug, Error)]
-enum Failure {
-    #[error("it cannot be reached: {0}")]
-    Unreachable(reqwest::Error),
-    #[error("it answers with HTTP status {0}: is that a tracker?")]
-    Status(u16),
-    #[error("its answer is longer than {MAX_ANSWER} bytes: is that a tracker?")]
-    TooLong,
-    #[error(transparent)]
-    Answer(#[from] AnswerError),
-}
-
-impl Failure {
-    fn name(&self) -> &'static str {
-        match self {
-            Self::Unreachable(_) => "unreachable",
-            Self::Status(_) | Self::TooLong | Self::Answer(AnswerError::Malformed) => "malformed",
-            Self::Answer(AnswerError::Refused(_)) => "refused",
-            Self::Answer(AnswerError::Unsigned) => "unsigned",
-        }
-    }
-}
-
-impl From<reqwest::Error> for Failure {
-    fn from(error: reqwest::Error) -> Self {
-        // The query would only fill the log.
-        Self::Unreachable(error.without_url())
+impl std::fmt::Display for TrackerUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.0.as_str())
     }
 }
 
@@ -131,21 +107,11 @@ impl Client {
     pub fn start(settings: Settings, peers: Peers) -> Result<Self, ClientError> {
         let port = NonZeroU16::new(settings.address.port())
             .ok_or(ClientError::Address(settings.address))?;
-        let http = reqwest::Client::builder()
-            .user_agent(concat!("modelcache/", env!("CARGO_PKG_VERSION")))
-            .http1_only()
-            // The tracker is near, and closes each connection.
-            .no_proxy()
-            .pool_max_idle_per_host(0)
-            .redirect(Policy::none())
-            .tls_certs_only([])
-            .timeout(TIMEOUT)
-            .build()
-            .map_err(ClientError::Http)?;
+        let asker = Asker::new().map_err(ClientError::Http)?;
         let (torrents, wanted) = watch::channel(BTreeMap::new());
         let stop = CancellationToken::new();
         let service = Service {
-            http,
+            asker,
             id: peer_id(),
             port,
             schedule: Schedule::new(rand::random()),
@@ -199,7 +165,7 @@ fn peer_id() -> PeerId {
 
 struct Service {
     settings: Settings,
-    http: reqwest::Client,
+    asker: Asker,
     id: PeerId,
     port: NonZeroU16,
     schedule: Schedule,
@@ -277,20 +243,8 @@ impl Service {
 
     async fn announce(&self, turn: Turn) -> Result<Answer, Failure> {
         let request = self.request(turn);
-        let mut url = self.settings.tracker.0.clone();
-        url.set_query(Some(&request.query));
-        let mut response = self.http.get(url).send().await?;
-        if !response.status().is_success() {
-            return Err(Failure::Status(response.status().as_u16()));
-        }
-        let mut bytes = Vec::new();
-        while let Some(chunk) = response.chunk().await? {
-            if bytes.len() + chunk.len() > MAX_ANSWER {
-                return Err(Failure::TooLong);
-            }
-            bytes.extend_from_slice(&chunk);
-        }
-        Ok(Answer::read(&bytes, &request)?)
+        let reply = self.asker.ask(&self.settings.tracker, &request).await?;
+        reply.read(&request)
     }
 
     fn request(&self, turn: Turn) -> Signed {

@@ -15,6 +15,8 @@
 
 pub mod answer;
 pub mod client;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzed;
 mod proof;
 mod query;
 pub mod refusal;
@@ -30,8 +32,8 @@ use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 
 use self::answer::{Answer, MAX_PEERS};
-use self::proof::Proof;
-use self::query::{Announce, Event, MAX_QUERY, QueryError};
+use self::proof::{AnswerKey, Proof};
+use self::query::{Announce, Event, Form, MAX_QUERY, QueryError};
 use self::refusal::Refusal;
 use self::replay::{MAX_REQUESTS, Replays};
 use self::swarms::{Limits, Member, Swarms};
@@ -153,6 +155,13 @@ impl Tracker {
         let announce = Announce::parse(query)?;
         let torrent = announce.info_hash;
         let registered = self.registered.contains(&torrent);
+        // A member may leave what is not wanted any longer, or never was; so it can ask for a proof, too.
+        if let Some(key) = &signed
+            && !registered
+            && announce.event == Some(Event::Stopped)
+        {
+            return Ok(seal(&Answer::nobody(), announce.form, Some(key)));
+        }
         // A stranger does not learn whether the cluster has it, and a member is told of members only: it believes what is signed.
         if registered != signed.is_some() {
             return Err(Refusal::Unregistered);
@@ -170,11 +179,7 @@ impl Tracker {
         if signed.is_some() {
             self.sources.know(crowd::source(source), now.monotonic);
         }
-        let mut bytes = answer.encode(announce.form);
-        if let Some(key) = signed {
-            key.sign(&mut bytes);
-        }
-        Ok(bytes)
+        Ok(seal(&answer, announce.form, signed.as_ref()))
     }
 
     /// Answers the query of a scrape. It is about torrents that are not registered: nobody needs it for the others, which
@@ -251,13 +256,21 @@ impl Tracker {
         }
         let counts = swarms.counts(torrent, now).unwrap_or_default();
         Ok(Answer {
-            interval: INTERVAL,
-            min_interval: MIN_INTERVAL,
             complete: counts.complete,
             incomplete: counts.incomplete,
             peers: swarms.others(torrent, &member, wanted, &mut self.chance, now),
+            ..Answer::nobody()
         })
     }
+}
+
+/// The bytes of an answer, for a member with a signature.
+fn seal(answer: &Answer, form: Form, key: Option<&AnswerKey>) -> Vec<u8> {
+    let mut bytes = answer.encode(form);
+    if let Some(key) = key {
+        key.sign(&mut bytes);
+    }
+    bytes
 }
 
 #[cfg(test)]

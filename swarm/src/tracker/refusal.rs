@@ -59,6 +59,24 @@ impl Refusal {
         "full",
     ];
 
+    /// The one that a client was given as a reason; one whose words vary is not known again.
+    #[must_use]
+    pub fn of_reason(reason: &str) -> Option<Self> {
+        let all = [
+            Self::Unsound,
+            Self::Missing,
+            Self::UnknownKey,
+            Self::Wrong,
+            Self::Stale,
+            Self::Replayed,
+            Self::PossiblyReplayed,
+            Self::Unregistered,
+            Self::TooMany,
+            Self::Full,
+        ];
+        all.into_iter().find(|one| one.to_string() == reason)
+    }
+
     /// Its name in metrics.
     #[must_use]
     pub fn name(self) -> &'static str {

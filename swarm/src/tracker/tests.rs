@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::query::{Form, PeerId};
 use super::*;
-use crate::bencode::Bencode;
+use crate::bencode::found::{Dictionary, Found};
 use crate::discovery::clock::UnixMillis;
 use crate::secret::{Key, Keyring};
 use crate::tracker::proof::{Signed, sign};
@@ -99,12 +99,9 @@ fn hosts(answer: &Answer) -> Vec<IpAddr> {
 }
 
 fn peers_of(bytes: &[u8]) -> Vec<u8> {
-    let answer = Bencode::decode(bytes).unwrap();
-    answer
-        .get("peers")
-        .and_then(Bencode::bytes)
-        .unwrap()
-        .to_vec()
+    let answer = Dictionary::read(bytes).unwrap();
+    let peers = answer.get(b"peers").and_then(Found::bytes);
+    peers.unwrap().to_vec()
 }
 
 #[test]
@@ -186,6 +183,26 @@ fn a_private_tracker_tells_nobody_else_anything() {
     let refused = lab.tracker.scrape(&scrape, host(2), lab.now);
     assert_eq!(refused, Err(Refusal::Missing));
     assert_eq!(lab.tracker.numbers(lab.now.monotonic), (1, 1));
+}
+
+#[test]
+fn a_member_may_leave_what_is_not_tracked_and_is_told_of_nobody() {
+    for admission in [Admission::Private, Admission::Public] {
+        let mut lab = Lab::new(admission);
+        // The same address, of a stranger.
+        let strangers = lab.stranger(&announce(OTHER, 2, 0), host(2)).is_ok();
+        let leaving = Announce {
+            event: Some(Event::Stopped),
+            ..announce(OTHER, 2, 0)
+        };
+        let told = lab.member(&leaving).unwrap();
+        assert_eq!(
+            (told.complete, told.incomplete, hosts(&told)),
+            (0, 0, vec![])
+        );
+        let numbers = lab.tracker.numbers(lab.now.monotonic);
+        assert_eq!(numbers, (strangers.into(), strangers.into()));
+    }
 }
 
 #[test]
@@ -374,6 +391,11 @@ fn refusals_have_the_names_that_metrics_show() {
     ];
     let names: BTreeSet<_> = all.into_iter().map(Refusal::name).collect();
     assert_eq!(names, Refusal::NAMES.into());
+    for refusal in all {
+        let known = Refusal::of_reason(&refusal.to_string());
+        let varies = matches!(refusal, Refusal::Malformed(_));
+        assert_eq!(known, (!varies).then_some(refusal));
+    }
 }
 
 proptest! {

@@ -6,11 +6,15 @@ use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
+use super::ask::Failure;
+use super::probe::probe;
 use super::*;
 use crate::discovery::announcement::ContentId;
 use crate::discovery::clock::UnixMillis;
 use crate::secret::{Key, Keyring};
+use crate::tracker::answer::{AnswerError, MAX_ANSWER, failure};
 use crate::tracker::query::Event;
+use crate::tracker::refusal::Refusal;
 use crate::tracker::{Admission, Tracker};
 
 const SECRET: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
@@ -30,6 +34,11 @@ struct Served {
 type Shared = (Arc<Mutex<Tracker>>, mpsc::UnboundedSender<Announce>);
 
 async fn serve(answer: Option<&'static [u8]>) -> Served {
+    serve_ahead(answer, 0).await
+}
+
+/// The same with a clock that is so many milliseconds ahead.
+async fn serve_ahead(answer: Option<&'static [u8]>, ahead: u64) -> Served {
     let began = Now::read();
     let long_ago = Now {
         wall: UnixMillis(began.wall.0 - 60_000),
@@ -42,11 +51,19 @@ async fn serve(answer: Option<&'static [u8]>) -> Served {
         let query = query.unwrap();
         heard.send(Announce::parse(&query).unwrap()).unwrap();
         let source = std::net::Ipv4Addr::LOCALHOST.into();
+        let now = Now::read();
+        let now = Now {
+            wall: UnixMillis(now.wall.0 + ahead),
+            ..now
+        };
         let answered = tracker
             .lock()
             .unwrap()
-            .announce(&query, source, &ring(), Now::read());
-        answer.map_or_else(|| answered.unwrap(), <[u8]>::to_vec)
+            .announce(&query, source, &ring(), now);
+        answer.map_or_else(
+            || answered.unwrap_or_else(|refusal| failure(&refusal.to_string())),
+            <[u8]>::to_vec,
+        )
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -154,6 +171,58 @@ async fn a_tracker_that_is_away_or_none_is_told_of() {
         assert_eq!(results.recv().await, Some(result));
         client.stop().await;
     }
+}
+
+#[tokio::test]
+async fn a_probe_is_answered_and_changes_nothing() {
+    let served = serve(None).await;
+    let (seed, mut results) = client(&served.url, 1, &Peers::default());
+    seed.announce([(ONE, 0)].into());
+    assert_eq!(results.recv().await, Some(OK));
+    let probed = probe(&served.url.parse().unwrap(), &ring()).await.unwrap();
+    assert_eq!(probed.result.unwrap(), ring().current().id());
+    assert!(probed.date.is_some());
+    let peers = Peers::default();
+    let (leecher, mut results) = client(&served.url, 2, &peers);
+    leecher.announce([(ONE, 1)].into());
+    assert_eq!(results.recv().await, Some(OK));
+    let table = peers.lock();
+    let known = table.peers(Instant::now());
+    assert_eq!(known.len(), 1);
+    assert_eq!(known[0].0, "10.0.0.1:9492".parse().unwrap());
+}
+
+#[tokio::test]
+async fn a_probe_tells_why_it_fails() {
+    let probed = |url: String, ring: Keyring| async move {
+        let probed = probe(&url.parse().unwrap(), &ring).await.unwrap();
+        probed.result.unwrap_err()
+    };
+    let refused = |refusal: Refusal| AnswerError::Refused(refusal.to_string());
+    let served = serve(None).await;
+    let other = || Keyring::new(Key::parse(&SECRET.replace('0', "f")).unwrap(), None);
+    let failure = probed(served.url.clone(), other()).await;
+    assert!(
+        matches!(&failure, Failure::Answer(error) if *error == refused(Refusal::UnknownKey)),
+        "{failure}"
+    );
+    let ahead = serve_ahead(None, 60_000).await;
+    let failure = probed(ahead.url.clone(), ring()).await;
+    assert!(
+        matches!(&failure, Failure::Answer(error) if *error == refused(Refusal::Stale)),
+        "{failure}"
+    );
+    let somebody = serve(Some(
+        b"d8:completei0e10:incompletei0e8:intervali1e12:min intervali1e5:peers0:e",
+    ))
+    .await;
+    let failure = probed(somebody.url.clone(), ring()).await;
+    assert!(
+        matches!(failure, Failure::Answer(AnswerError::Unsigned)),
+        "{failure}"
+    );
+    let failure = probed(format!("{}/elsewhere", served.url), ring()).await;
+    assert!(matches!(failure, Failure::Status(404)), "{failure}");
 }
 
 #[test]

@@ -128,25 +128,6 @@ fn a_scrape_names_some_torrents_and_not_all() {
     );
 }
 
-#[test]
-fn fuzz_queries() {
-    let corpus = [
-        ARIA2,
-        LIBTORRENT,
-        &with("compact=0&ip=10.0.0.1&event=stopped&numwant=-1"),
-    ];
-    let corpus = corpus.map(|query| query.as_bytes().to_vec());
-    crate::fuzz::run("tracker query", &corpus, |bytes| {
-        let query = String::from_utf8_lossy(bytes);
-        if let Ok(announce) = Announce::parse(&query) {
-            assert_eq!(Announce::parse(&announce.to_query()), Ok(announce));
-        }
-        if let Ok(torrents) = parse_scrape(&query) {
-            assert!((1..=MAX_SCRAPED).contains(&torrents.len()));
-        }
-    });
-}
-
 pub(in crate::tracker) fn announces() -> impl Strategy<Value = Announce> {
     let event = prop::option::of(prop::sample::select(vec![
         Event::Started,

@@ -1,9 +1,13 @@
-//! Mutation fuzzing for the parsers of bytes from the network: sound messages, changed at random, in great number.
+//! Fuzzing on the stable toolchain, as a part of the tests: known inputs as they are, then changed at random in great number.
 //!
-//! The parsers are small, private to their modules and keep no state, so their tests call this directly, on the stable
-//! toolchain, and each run repeats: there is no coverage to guide it and no corpus that grows. A few thousand executions
-//! are a part of every test run; `MODELCACHE_FUZZ=10000000 cargo test -p modelcache-swarm --lib fuzz` makes it a long one.
+//! Each run repeats, and no coverage guides it. The inputs are those of the test and the corpus that libFuzzer has found
+//! (`fuzz/corpus/NAME.txt`), former findings among them. A few thousand executions are a part of every test run;
+//! `MODELCACHE_FUZZ=10000000 cargo test -p modelcache-swarm --lib fuzz` makes it a long one. `MODELCACHE_FUZZ_SEEDS=DIR` adds
+//! the inputs of the tests to the corpora there, for libFuzzer to begin with.
 
+use std::fs::File;
+use std::io::Write as _;
+use std::path::Path;
 use std::time::Instant;
 
 use rand::rngs::StdRng;
@@ -14,21 +18,50 @@ const EXECUTIONS: u64 = 5_000;
 /// Longer than any datagram.
 const LONGEST: usize = 2_000;
 
-/// Runs `target` on changed copies of `corpus`. It fails by panicking; what it was given is printed then.
-pub(crate) fn run(name: &str, corpus: &[Vec<u8>], target: impl Fn(&[u8])) {
+/// Runs `target` on `seeds` and the corpus, and on changed copies of both. It fails by panicking; what it was given is
+/// printed then.
+pub(crate) fn run(name: &str, seeds: &[Vec<u8>], target: impl Fn(&[u8])) {
+    let mut corpus = corpus(name);
+    corpus.extend_from_slice(seeds);
+    if let Some(directory) = std::env::var_os("MODELCACHE_FUZZ_SEEDS") {
+        write(&Path::new(&directory).join(format!("{name}.txt")), seeds);
+    }
     let executions = match std::env::var("MODELCACHE_FUZZ") {
         Ok(text) => text.parse().unwrap(),
         Err(_) => EXECUTIONS,
     };
+    for known in &corpus {
+        let input = Input(known.clone());
+        target(&input.0);
+    }
     let mut chance = StdRng::seed_from_u64(executions);
     let began = Instant::now();
-    for number in 0..executions {
-        let input = Input(mutate(&mut chance, corpus));
+    for _ in 0..executions {
+        let input = Input(mutate(&mut chance, &corpus));
         target(&input.0);
-        if number + 1 == executions && executions > EXECUTIONS {
-            eprintln!("{name}: {executions} executions in {:?}", began.elapsed());
-        }
     }
+    if executions > EXECUTIONS {
+        eprintln!("{name}: {executions} executions in {:?}", began.elapsed());
+    }
+}
+
+/// Appends inputs to a corpus.
+fn write(file: &Path, inputs: &[Vec<u8>]) {
+    let lines: String = inputs.iter().map(|one| hex::encode(one) + "\n").collect();
+    let mut file = File::options()
+        .append(true)
+        .create(true)
+        .open(file)
+        .unwrap();
+    file.write_all(lines.as_bytes()).unwrap();
+}
+
+/// What libFuzzer has found: an input a line, in hexadecimal digits, and comments.
+fn corpus(name: &str) -> Vec<Vec<u8>> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus");
+    let text = std::fs::read_to_string(directory.join(format!("{name}.txt"))).unwrap();
+    let inputs = text.lines().filter(|line| !line.starts_with('#'));
+    inputs.map(|line| hex::decode(line).unwrap()).collect()
 }
 
 /// Says what it was when the target panics.

@@ -130,6 +130,11 @@ pub struct RunArgs {
     /// allows it and that the hub gives to everybody. 0: none. Their magnet links are shown at /torrents beside the metrics.
     #[arg(long, env = "MODELCACHE_PLAIN_PORT", default_value_t = 0)]
     pub plain_port: u16,
+    /// Tell machines with hali on the local network which GGUF files they can take from the plain port, and hear what they
+    /// seed: a file with hali's own secret (64 hex digits, 'lan.secret' in hali's data directory), or the directory where a
+    /// Secret with the entry lan.secret is mounted. Needs --plain-port and the node's own network.
+    #[arg(long, env = "MODELCACHE_HALI_SECRET_FILE", value_name = "PATH")]
+    pub hali_secret_file: Option<PathBuf>,
     /// Announce this node on the local network, signed with the cluster's secret, and hear the others; needs the node's
     /// own network (hostNetwork), because pod networks carry no multicast.
     #[arg(long, env = "MODELCACHE_ANNOUNCE")]

@@ -57,13 +57,13 @@ pub struct Lan {
 }
 
 impl Lan {
-    /// Starts to announce that this node listens for peers on `port`. What is heard is shown by the metrics.
+    /// Starts to announce that this node, by its name and address, listens for peers on a port. What is heard goes into `peers`
+    /// and is shown by the metrics.
     pub fn start(
         args: LanArgs,
         keys: Keys,
-        node: &str,
-        node_ip: IpAddr,
-        port: u16,
+        (node, node_ip, port): (&str, IpAddr, u16),
+        peers: Peers,
         metrics: &Metrics,
     ) -> Result<Self, LanError> {
         let own = Own {
@@ -71,7 +71,6 @@ impl Lan {
             port,
             hosts: vec![node_ip],
         };
-        let peers = Peers::default();
         let discovery = Discovery::start(settings(args, keys, Some(own)), peers.clone())?;
         metrics.show_discovery(discovery.counters(), peers);
         Ok(Self { discovery })

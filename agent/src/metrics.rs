@@ -258,6 +258,11 @@ impl Metrics {
         self.heard.show(counters, peers);
     }
 
+    /// Shows what is heard of machines with hali from now on; the first call counts.
+    pub fn show_hali(&self, counters: Arc<Counters>) {
+        self.heard.show_hali(counters);
+    }
+
     /// Sets the gauges that say how the node stands.
     pub fn show(&self, state: &NodeState) {
         self.connected.set(i64::from(state.connected));
@@ -388,7 +393,8 @@ mod tests {
         let address = "10.0.0.1:9492".parse().unwrap();
         let origin = modelcache_swarm::discovery::table::Origin::Static;
         peers.lock().heard(address, origin, &[], Instant::now());
-        metrics.show_discovery(counters, peers);
+        metrics.show_discovery(counters.clone(), peers);
+        metrics.show_hali(counters);
         (metrics, state)
     }
 
@@ -405,6 +411,7 @@ mod tests {
             "# TYPE modelcache_agent_announcements_total counter",
             "modelcache_agent_announcements_total{result=\"replayed\"} 1",
             "modelcache_agent_announcements_total{result=\"accepted\"} 0",
+            "modelcache_agent_hali_packets_total{result=\"replayed\"} 1",
             "modelcache_agent_lan_peers{age=\"fresh\"} 1",
         ] {
             assert!(text.lines().any(|have| have == line), "{line}\n{text}");

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
+use modelcache_swarm::discovery::service::Peers;
 use modelcache_swarm::engine::UploaderError;
 use modelcache_swarm::link::{Mode, Security};
 use modelcache_swarm::secret::{Keys, Purpose, SecretError};
@@ -19,7 +20,7 @@ use crate::http::{self, Health, HttpError};
 use crate::intent::{self, Objects, StateFileError};
 use crate::lan::{Lan, LanError};
 use crate::metrics::Metrics;
-use crate::plain::{self, Shelf};
+use crate::plain::{self, Heralds, Shelf};
 use crate::report::Reports;
 use crate::watch::Follow;
 
@@ -41,6 +42,9 @@ pub enum RunError {
     /// The cluster's secret cannot be used.
     #[error(transparent)]
     Secret(#[from] SecretError),
+    /// Machines with hali would be told of nothing.
+    #[error("--hali-secret-file is set and --plain-port is not: set both, or neither")]
+    HaliWithoutPort,
     /// The local network cannot be used.
     #[error(transparent)]
     Lan(#[from] LanError),
@@ -71,6 +75,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         peer_links,
         peer_port,
         plain_port,
+        hali_secret_file,
         announce,
         lan,
         metrics_listen,
@@ -126,14 +131,23 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         target,
     };
     let mut tasks = vec![server];
+    let peers = Peers::default();
     if let Some(shelf) = shelf {
+        let mut heralds = Heralds::default();
+        if announce {
+            heralds.add_local_service(&lan, peers.clone());
+        }
+        if let Some(secret) = hali_secret_file {
+            heralds.add_hali(&secret, &node_name, &lan, peers.clone(), &metrics)?;
+        }
         let addr = everywhere(node_ip, plain_port);
-        let lan = announce.then_some(&lan);
-        tasks.push(plain::start(addr, shelf, lan, core.public(), stop.clone()).await?);
+        tasks.push(plain::start(addr, shelf, heralds, core.public(), stop.clone()).await?);
+    } else if hali_secret_file.is_some() {
+        return Err(RunError::HaliWithoutPort);
     }
     if announce {
         let port = core.peer_address().port();
-        let lan = Lan::start(lan, keys, &node_name, node_ip, port, &metrics)?;
+        let lan = Lan::start(lan, keys, (&node_name, node_ip, port), peers, &metrics)?;
         tasks.push(tokio::spawn(lan.run(core.state(), stop.clone())));
     }
     let reports = Reports {

@@ -18,6 +18,7 @@ use modelcache_agent::lan::Lan;
 use modelcache_agent::metrics::Metrics;
 use modelcache_agent::state::{NodeState, SnapshotState};
 use modelcache_crds::model_cache_node::Phase;
+use modelcache_swarm::discovery::service::Peers;
 use modelcache_swarm::secret::Keys;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio::net::TcpListener;
@@ -135,7 +136,14 @@ fn the_command_shows_an_agent_that_announces_itself() {
             };
             let keys = Keys::follow(key).unwrap();
             let host = "10.84.0.1".parse().unwrap();
-            let lan = Lan::start(args.lan, keys, "node-a", host, 9492, &counted).unwrap();
+            let lan = Lan::start(
+                args.lan,
+                keys,
+                ("node-a", host, 9492),
+                Peers::default(),
+                &counted,
+            )
+            .unwrap();
             lan.run(state_of_node, stopped).await;
         });
     });

@@ -6,6 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, Weak};
 
 use modelcache_swarm::discovery::announcement::ContentId;
+use modelcache_swarm::discovery::hali::name::model_name;
+use modelcache_swarm::discovery::hali::packet::Seed;
 use modelcache_swarm::engine::{SegmentSource, Served};
 use modelcache_swarm::metainfo::file::{FileHashes, FileTorrent, Kind, piece_bytes};
 use modelcache_swarm::segment::{BlobId, SegmentIo};
@@ -180,6 +182,22 @@ impl Shelf {
             .iter()
             .filter(|(_, (place, _))| matches!(place.blob, BlobId::Sha256(_)));
         large.map(|(hash, _)| ContentId(*hash)).collect()
+    }
+
+    /// The GGUF files, as hali names them.
+    pub(super) fn ggufs(&self) -> Vec<Seed> {
+        let index = self.read();
+        let seeds = index.files.iter().filter_map(|(place, given)| {
+            let snapshot = given.store.snapshot();
+            Seed::new(
+                &model_name(&snapshot.repository, place.name())?,
+                given.hybrid.info_hash,
+                given.hybrid.torrent.info_hash_v2(),
+                &snapshot.repository,
+                &snapshot.commit,
+            )
+        });
+        seeds.collect()
     }
 
     /// Everything that can be taken.

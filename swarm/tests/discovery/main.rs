@@ -3,6 +3,7 @@
 // Helpers of tests are tests too.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod hali;
 mod lab;
 
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};

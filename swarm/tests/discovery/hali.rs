@@ -1,0 +1,154 @@
+//! A node and a machine that speaks hali's protocol, each on a host of its own. The machine is written from the protocol's
+//! description and shares no code with the node.
+
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use modelcache_swarm::discovery::announcement::ContentId;
+use modelcache_swarm::discovery::hali::packet::Seed;
+use modelcache_swarm::discovery::hali::secret::HaliSecret;
+use modelcache_swarm::discovery::refusal::Refusal;
+use modelcache_swarm::discovery::table::Origin;
+use serde_json::Value;
+use sha2::Sha256;
+
+use super::lab::{Lab, PORT, Stop, address, until};
+
+const SECRET: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+const GROUP: Ipv4Addr = Ipv4Addr::new(239, 192, 42, 1);
+const HALI_PORT: u16 = 4269;
+
+fn signature(json: &str) -> String {
+    let key = hex::decode(SECRET).unwrap();
+    let mut mac = Hmac::<Sha256>::new_from_slice(&key).unwrap();
+    mac.update(json.as_bytes());
+    STANDARD.encode(mac.finalize().into_bytes())
+}
+
+fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.unwrap().as_secs()
+}
+
+/// A packet that says that `info_hash` can be had at port 7000.
+fn packet(node: &str, sent_at: u64, info_hash: &str) -> String {
+    let json = format!(
+        r#"{{"v":"1","nid":"{node}","ts":{sent_at},"p":7000,"models":[{{"id":"a:1b:base:q8_0","ih":"{info_hash}"}}]}}"#
+    );
+    let open = json.strip_suffix('}').unwrap();
+    format!(r#"{open},"sig":"{}"}}"#, signature(&json))
+}
+
+/// The machine's socket, in the group.
+fn machine(lab: &Lab, host: u8) -> UdpSocket {
+    lab.inside(host, || {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, HALI_PORT)).unwrap();
+        socket
+            .join_multicast_v4(&GROUP, &Ipv4Addr::UNSPECIFIED)
+            .unwrap();
+        socket.set_broadcast(true).unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .unwrap();
+        socket
+    })
+}
+
+fn seed(number: u8) -> Seed {
+    let name = format!("tiny:{number}b:base:q8_0");
+    Seed::new(&name, [number; 20], [number; 32], "acme/tiny", "abc").unwrap()
+}
+
+/// What a node says that it seeds: by name the info hash, as hali reads it.
+fn heard(socket: &UdpSocket) -> (SocketAddr, BTreeSet<(String, String)>) {
+    let mut buffer = vec![0; 65_535];
+    let (len, from) = socket.recv_from(&mut buffer).unwrap();
+    assert!(len <= 1400, "{len}");
+    let text = std::str::from_utf8(&buffer[..len]).unwrap();
+    let said: Value = serde_json::from_str(text).unwrap();
+    let (json, _) = text.rsplit_once(",\"sig\":").unwrap();
+    assert_eq!(said["sig"], signature(&format!("{json}}}")));
+    assert_eq!((&said["v"], &said["p"]), (&"1".into(), &PORT.into()));
+    assert!(said["ts"].as_u64().unwrap().abs_diff(now()) < 5);
+    let models = said["models"].as_array().unwrap().iter();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let seeds = models.map(|model| (text(&model["id"]), text(&model["ih"])));
+    (from, seeds.collect())
+}
+
+#[test]
+fn a_machine_with_hali_finds_what_a_node_seeds_and_the_other_way_round() {
+    let Some(lab) = Lab::new(2) else { return };
+    let seeds: Vec<Seed> = (1..=12).map(seed).collect();
+    let socket = machine(&lab, 2);
+    let secret = HaliSecret::parse(SECRET).unwrap();
+    let (peers, counters, end) = lab.start_hali(1, secret, seeds);
+
+    // Twelve do not fit into one packet.
+    let mut all = BTreeSet::new();
+    while all.len() < 12 {
+        let (from, seeds) = heard(&socket);
+        assert_eq!(from.ip(), address(1));
+        all.extend(seeds);
+    }
+    let expected = |number: u8| {
+        (
+            format!("tiny:{number}b:base:q8_0"),
+            hex::encode([number; 20]),
+        )
+    };
+    assert_eq!(all, (1..=12).map(expected).collect());
+
+    let group = (GROUP, HALI_PORT);
+    let say = |text: &str| socket.send_to(text.as_bytes(), group).unwrap();
+    // Of what the node does not seed itself, it believes nothing.
+    say(&packet("unknown", now(), &"77".repeat(20)));
+    say(&packet("machine", now(), &"03".repeat(20)));
+    let holder = SocketAddr::new(address(2), 7000);
+    let holders = |number| {
+        peers
+            .lock()
+            .holders(ContentId([number; 20]), Instant::now())
+    };
+    until("the machine is known", || holders(3) == [holder]);
+    assert!(holders(0x77).is_empty());
+    {
+        let table = peers.lock();
+        let known = table.peers(Instant::now());
+        assert_eq!(known.len(), 1);
+        assert_eq!(
+            known[0].1.origins.keys().collect::<Vec<_>>(),
+            [&Origin::Hali]
+        );
+        assert_eq!(known[0].1.torrents(), 1);
+    }
+
+    let accepted = counters.accepted();
+    let forged = packet("other", now(), &"04".repeat(20)).replace("7000", "7001");
+    say(&forged);
+    say(&packet("other", now() - 60, &"04".repeat(20)));
+    say(r#"{"v":"1","nid":"other","ts":0,"models":[]}"#);
+    for reason in [Refusal::Wrong, Refusal::Stale, Refusal::Missing] {
+        until(&format!("{reason} is counted"), || {
+            counters.refused(reason) == 1
+        });
+    }
+    assert!(holders(4).is_empty());
+    assert_eq!(counters.accepted(), accepted);
+    end.end(Stop::Crash);
+}
+
+#[test]
+fn a_machine_with_hali_is_reached_by_broadcast_where_multicast_is_not() {
+    let Some(lab) = Lab::new(2) else { return };
+    lab.block_multicast();
+    let socket = machine(&lab, 2);
+    let secret = HaliSecret::parse(SECRET).unwrap();
+    let (_, _, end) = lab.start_hali(1, secret, vec![seed(1)]);
+    assert_eq!(heard(&socket).0.ip(), address(1));
+    end.end(Stop::Crash);
+}

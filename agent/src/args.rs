@@ -4,8 +4,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use modelcache_swarm::discovery::named::NamedPeer;
 use modelcache_swarm::discovery::service::GROUP;
 use modelcache_swarm::link::Mode;
+use modelcache_swarm::tracker::client::TrackerUrl;
 
 /// Fills this node's model cache and shares it with the other nodes of the cluster.
 ///
@@ -66,6 +68,16 @@ pub enum Command {
     ///   modelcache-agent peers --key /etc/modelcache/key
     #[command(verbatim_doc_comment)]
     Peers(Box<PeersArgs>),
+    /// Test what this node needs, say what is wrong and what to do: the secret, the cache's disk, multicast and broadcast on
+    /// the local network, peers dialled both ways, the coordinator, the hub, and the clock.
+    ///
+    /// It works beside the agent of the node and without one. In a pod of the chart it knows the agent's settings by its
+    /// environment; options take their place. The exit status is 1 when a check fails. Examples:
+    ///
+    ///   kubectl exec -n modelcache-system ds/modelcache-agent -- modelcache-agent doctor
+    ///   modelcache-agent doctor --key /etc/modelcache/key --peer 10.0.0.7:9492 -o json
+    #[command(verbatim_doc_comment)]
+    Doctor(Box<DoctorArgs>),
 }
 
 /// Options of `prepare`.
@@ -126,15 +138,18 @@ pub struct RunArgs {
     /// Port on which other nodes take segments from this one.
     #[arg(long, env = "MODELCACHE_PEER_PORT", default_value_t = 9492)]
     pub peer_port: u16,
-    /// Port on which BitTorrent clients that are no nodes of the cluster take files, unencrypted, of models whose ModelCache
-    /// allows it and that the hub gives to everybody. 0: none. Their magnet links are shown at /torrents beside the metrics.
-    #[arg(long, env = "MODELCACHE_PLAIN_PORT", default_value_t = 0)]
-    pub plain_port: u16,
-    /// Tell machines with hali on the local network which GGUF files they can take from the plain port, and hear what they
-    /// seed: a file with hali's own secret (64 hex digits, 'lan.secret' in hali's data directory), or the directory where a
-    /// Secret with the entry lan.secret is mounted. Needs --plain-port and the node's own network.
-    #[arg(long, env = "MODELCACHE_HALI_SECRET_FILE", value_name = "PATH")]
-    pub hali_secret_file: Option<PathBuf>,
+    /// Where other nodes listen, as HOST:PORT, for times without a coordinator; HOST may be a DNS name that stands for many,
+    /// such as that of the agents' headless Service. Resolved every minute. May be given several times.
+    #[arg(
+        long,
+        env = "MODELCACHE_PEERS",
+        value_name = "HOST:PORT",
+        value_delimiter = ','
+    )]
+    pub peer: Vec<NamedPeer>,
+    /// What machines that are no nodes may take.
+    #[command(flatten)]
+    pub plain: PlainArgs,
     /// Announce this node on the local network, signed with the cluster's secret, and hear the others; needs the node's
     /// own network (hostNetwork), because pod networks carry no multicast.
     #[arg(long, env = "MODELCACHE_ANNOUNCE")]
@@ -142,6 +157,10 @@ pub struct RunArgs {
     /// How the local network is used.
     #[command(flatten)]
     pub lan: LanArgs,
+    /// The operator's tracker, as http://host:port (the path /announce is added when there is none): tells it what this node
+    /// has and wants, and learns from it who else does.
+    #[arg(long, env = "MODELCACHE_TRACKER", value_name = "URL")]
+    pub tracker: Option<TrackerUrl>,
     /// Where metrics (/metrics) and probes (/healthz, /readyz) are served.
     #[arg(
         long,
@@ -149,6 +168,21 @@ pub struct RunArgs {
         default_value = "0.0.0.0:9491"
     )]
     pub metrics_listen: SocketAddr,
+}
+
+/// What machines that are no nodes of the cluster may take, and who is told.
+#[derive(Clone, Debug, Args)]
+pub struct PlainArgs {
+    /// Port on which BitTorrent clients that are no nodes of the cluster take files, unencrypted, of models whose ModelCache
+    /// allows it and that the hub gives to everybody. 0: none. Their magnet links are shown at /torrents beside the metrics.
+    #[arg(long, env = "MODELCACHE_PLAIN_PORT", default_value_t = 0)]
+    pub plain_port: u16,
+    /// Tell machines that run hali on the local network which GGUF files they can take from the plain port, and note who of
+    /// them seeds: a file with hali's own secret that only this user may read (64 hex digits; 'lan.secret' in hali's data
+    /// directory), or the directory where a Secret with the entry lan.secret is mounted. Read at the start only. Needs
+    /// --announce and --plain-port.
+    #[arg(long, env = "MODELCACHE_HALI_SECRET_FILE", value_name = "PATH")]
+    pub hali_secret_file: Option<PathBuf>,
 }
 
 /// Where the cluster's secret is.
@@ -195,6 +229,71 @@ pub struct PeersArgs {
     /// How the local network is used.
     #[command(flatten)]
     pub lan: LanArgs,
+}
+
+/// Options of `doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// How members of the cluster know each other.
+    #[command(flatten)]
+    pub key: KeyArgs,
+    /// Root of the cache; files are written below it and removed again, beside an agent that uses it.
+    #[arg(
+        long,
+        env = "MODELCACHE_CACHE_DIR",
+        default_value = "/var/lib/modelcache"
+    )]
+    pub cache_dir: PathBuf,
+    /// Address of this node; only its family counts, and where its own agent is dialled.
+    #[arg(long, env = "MODELCACHE_NODE_IP")]
+    pub node_ip: Option<IpAddr>,
+    /// Port on which other nodes take segments from this one.
+    #[arg(long, env = "MODELCACHE_PEER_PORT", default_value_t = 9492)]
+    pub peer_port: u16,
+    /// How bytes travel between nodes; the same on all nodes.
+    #[arg(
+        long,
+        env = "MODELCACHE_PEER_LINKS",
+        value_enum,
+        default_value_t = PeerLinks::Encrypted
+    )]
+    pub peer_links: PeerLinks,
+    /// A node to dial, beside those that announce themselves; HOST may be a DNS name that stands for many. May be given
+    /// several times.
+    #[arg(
+        long,
+        env = "MODELCACHE_PEERS",
+        value_name = "HOST:PORT",
+        value_delimiter = ','
+    )]
+    pub peer: Vec<NamedPeer>,
+    /// The operator's coordinator, as ws://host:port.
+    #[arg(long, env = "MODELCACHE_COORDINATOR", value_name = "URL")]
+    pub coordinator: Option<String>,
+    /// The hub's endpoint, as ModelCaches name it.
+    #[arg(long, env = "MODELCACHE_HUB_ENDPOINT", value_name = "URL")]
+    pub hub: Option<String>,
+    /// File with certificate authorities that the hub's certificate may be signed by, beside the system's (PEM).
+    #[arg(long, value_name = "FILE")]
+    pub hub_ca: Option<PathBuf>,
+    /// How many seconds to listen on the local network. The default hears every node that is there.
+    #[arg(long, default_value_t = 45, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub seconds: u64,
+    /// How the local network is used.
+    #[command(flatten)]
+    pub lan: LanArgs,
+    /// How findings are printed.
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+}
+
+/// How findings are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    Table,
+    /// One JSON object.
+    Json,
 }
 
 /// How the local network is used; the same on all nodes.
@@ -261,6 +360,26 @@ mod tests {
             "9492",
         ] {
             assert!(help.contains(word), "{word}\n{help}");
+        }
+    }
+
+    #[test]
+    fn doctor_and_peers_take_from_the_environment_what_run_does() {
+        let command = Cli::command();
+        let variables = |name: &str| -> std::collections::BTreeMap<_, _> {
+            let options = command.find_subcommand(name).unwrap().get_arguments();
+            options
+                .map(|option| (option.get_id().clone(), option.get_env()))
+                .collect()
+        };
+        let run = variables("run");
+        for name in ["doctor", "peers"] {
+            let common = variables(name);
+            let common = common.iter().filter(|(id, _)| run.contains_key(*id));
+            for (id, variable) in common {
+                assert!(variable.is_some(), "{name}: {id}");
+                assert_eq!(run[id], *variable, "{name}: {id}");
+            }
         }
     }
 

@@ -2,25 +2,29 @@
 //!
 //! The coordinator keeps nothing across connections. So after each [`LinkEvent::Connected`] the owner says
 //! `AgentMessage::Track` for every snapshot it has, and what is sent while there is no connection is dropped.
+//!
+//! When a new key of the cluster arrives, another connection is made with it, and the one before it ends: with the old key
+//! it would end some time later, and the coordinator would take what is under way for lost.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, Sink, SinkExt, Stream, StreamExt};
 use modelcache_swarm::coordination::{AgentMessage, CoordinatorMessage, MAX_FRAME_BYTES, PROTOCOL};
 use modelcache_swarm::link::{self, Security};
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::client_async_with_config;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use tokio_tungstenite::tungstenite::http::{HeaderValue, header};
+use tokio_tungstenite::tungstenite::http::{HeaderValue, Uri, header};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{self, Message};
 
@@ -144,8 +148,124 @@ impl From<tungstenite::Error> for LinkError {
     }
 }
 
+/// A connection on which Hello was said.
+struct Connection {
+    socket: WebSocketStream<link::Link<TcpStream>>,
+    /// Completes when the cluster has another key than when it was made.
+    replaced: BoxFuture<'static, ()>,
+}
+
+/// How a connection ends.
+enum End {
+    /// It broke, or the coordinator ended it.
+    Broken(LinkError),
+    /// This one takes its place.
+    Renewed(Box<Connection>),
+}
+
+/// Where a coordinator is dialled, as `host:port`; absent when the URL names no host.
+#[must_use]
+pub fn address_of(url: &Uri) -> Option<String> {
+    let host = url.host()?;
+    Some(format!("{host}:{}", url.port_u16().unwrap_or(80)))
+}
+
 /// The owner is gone, so the link has nothing left to do.
 struct OwnerGone;
+
+impl LinkConfig {
+    /// Opens a connection and says hello; `resumes`: beside another one, which it replaces.
+    async fn connect(&self, resumes: bool) -> Result<Connection, LinkError> {
+        // From before the handshake: a key that comes while it lasts is news too.
+        let replaced = self.security.replaced().boxed();
+        let attempt = async {
+            let url = || LinkError::Url(self.url.clone());
+            let mut request = self.url.as_str().into_client_request().map_err(|_| url())?;
+            let address = address_of(request.uri()).ok_or_else(url)?;
+            let file = &self.token_file;
+            let token = tokio::fs::read_to_string(file)
+                .await
+                .map_err(|error| LinkError::Token(file.clone(), error))?;
+            let mut bearer = HeaderValue::try_from(format!("Bearer {}", token.trim()))
+                .map_err(|_| LinkError::TokenText)?;
+            bearer.set_sensitive(true);
+            request.headers_mut().insert(header::AUTHORIZATION, bearer);
+            let stream = TcpStream::connect(&address)
+                .await
+                .map_err(|error| LinkError::Connect(address.clone(), error))?;
+            stream
+                .set_nodelay(true)
+                .map_err(|error| LinkError::Connect(address.clone(), error))?;
+            let stream = self
+                .security
+                .dial(stream)
+                .await
+                .map_err(|error| LinkError::Handshake(address, error))?;
+            tracing::debug!(key = %stream.key_id(), "linked with the coordinator");
+            let socket = self.greet(request, stream, resumes).await?;
+            Ok(Connection { socket, replaced })
+        };
+        timeout(CONNECT_TIMEOUT, attempt)
+            .await
+            .map_err(|_| LinkError::Slow)?
+    }
+
+    /// Makes a WebSocket of a stream.
+    async fn greet(
+        &self,
+        request: tungstenite::handshake::client::Request,
+        stream: link::Link<TcpStream>,
+        resumes: bool,
+    ) -> Result<WebSocketStream<link::Link<TcpStream>>, LinkError> {
+        let config = WebSocketConfig::default()
+            .max_message_size(Some(MAX_FRAME_BYTES))
+            .max_frame_size(Some(MAX_FRAME_BYTES));
+        let (mut socket, _) = client_async_with_config(request, stream, Some(config)).await?;
+        let hello = AgentMessage::Hello {
+            protocol: PROTOCOL,
+            node: self.node.clone(),
+            peer_address: self.peer_address,
+            resumes,
+        };
+        send(&mut socket, &hello).await?;
+        if resumes {
+            entered(&mut socket).await?;
+        }
+        Ok(socket)
+    }
+
+    /// Makes another connection while the one that it is to replace stands; also when that ends meanwhile, because the coordinator
+    /// ends it as soon as it knows of the other.
+    async fn renewed_or(
+        &self,
+        mut broken: Pin<&mut impl Future<Output = Result<LinkError, OwnerGone>>>,
+    ) -> Result<End, OwnerGone> {
+        let renewed = |connection| Ok(End::Renewed(Box::new(connection)));
+        let mut renewal = pin!(self.renew());
+        let error = tokio::select! {
+            connection = &mut renewal => return renewed(connection),
+            error = &mut broken => error?,
+        };
+        match timeout(CONNECT_TIMEOUT, renewal).await {
+            Ok(connection) => renewed(connection),
+            Err(_) => Ok(End::Broken(error)),
+        }
+    }
+
+    /// Makes another connection with the cluster's new key, however often that takes.
+    async fn renew(&self) -> Connection {
+        tracing::info!(
+            "the cluster's key was replaced: connecting to the coordinator with the new one"
+        );
+        loop {
+            match self.connect(true).await {
+                Ok(connection) => return connection,
+                Err(error) => tracing::debug!(%error, "no new connection to the coordinator yet"),
+            }
+            tokio::time::sleep(jittered(RETRY.1)).await;
+        }
+    }
+}
 
 impl Link {
     /// Starts connecting. Must be called within a tokio runtime.
@@ -167,13 +287,22 @@ impl Link {
     async fn run(mut self) {
         let mut wait = RETRY.0;
         let mut told = false;
+        let mut renewed = None;
         loop {
             let began = Instant::now();
-            let error = match self.connect().await {
-                Ok(stream) => {
+            let connected = match renewed.take() {
+                Some(connection) => Ok(connection),
+                None => self.config.connect(false).await,
+            };
+            let error = match connected {
+                Ok(connection) => {
                     told = false;
-                    match self.converse(stream).await {
-                        Ok(error) => error,
+                    match self.converse(connection).await {
+                        Ok(End::Broken(error)) => error,
+                        Ok(End::Renewed(connection)) => {
+                            renewed = Some(*connection);
+                            continue;
+                        }
                         Err(OwnerGone) => return,
                     }
                 }
@@ -197,89 +326,51 @@ impl Link {
         }
     }
 
-    /// Opens a connection and says hello.
-    async fn connect(&self) -> Result<WebSocketStream<link::Link<TcpStream>>, LinkError> {
-        let attempt = async {
-            let url = || LinkError::Url(self.config.url.clone());
-            let mut request = self
-                .config
-                .url
-                .as_str()
-                .into_client_request()
-                .map_err(|_| url())?;
-            let host = request.uri().host().ok_or_else(url)?;
-            let port = request.uri().port_u16().unwrap_or(80);
-            let address = format!("{host}:{port}");
-            let file = &self.config.token_file;
-            let token = tokio::fs::read_to_string(file)
-                .await
-                .map_err(|error| LinkError::Token(file.clone(), error))?;
-            let mut bearer = HeaderValue::try_from(format!("Bearer {}", token.trim()))
-                .map_err(|_| LinkError::TokenText)?;
-            bearer.set_sensitive(true);
-            request.headers_mut().insert(header::AUTHORIZATION, bearer);
-            let stream = TcpStream::connect(&address)
-                .await
-                .map_err(|error| LinkError::Connect(address.clone(), error))?;
-            stream
-                .set_nodelay(true)
-                .map_err(|error| LinkError::Connect(address.clone(), error))?;
-            let stream = self
-                .config
-                .security
-                .dial(stream)
-                .await
-                .map_err(|error| LinkError::Handshake(address, error))?;
-            tracing::debug!(key = %stream.key_id(), "linked with the coordinator");
-            self.greet(request, stream).await
-        };
-        timeout(CONNECT_TIMEOUT, attempt)
-            .await
-            .map_err(|_| LinkError::Slow)?
-    }
-
-    /// Makes a WebSocket of a stream.
-    async fn greet<S>(
-        &self,
-        request: tungstenite::handshake::client::Request,
-        stream: S,
-    ) -> Result<WebSocketStream<S>, LinkError>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
-        let config = WebSocketConfig::default()
-            .max_message_size(Some(MAX_FRAME_BYTES))
-            .max_frame_size(Some(MAX_FRAME_BYTES));
-        let (mut socket, _) = client_async_with_config(request, stream, Some(config)).await?;
-        let hello = AgentMessage::Hello {
-            protocol: PROTOCOL,
-            node: self.config.node.clone(),
-            peer_address: self.config.peer_address,
-        };
-        send(&mut socket, &hello).await?;
-        Ok(socket)
-    }
-
     /// Carries messages until the connection ends, and tells the owner of both.
-    async fn converse<S>(&mut self, socket: WebSocketStream<S>) -> Result<LinkError, OwnerGone>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
+    async fn converse(&mut self, connection: Connection) -> Result<End, OwnerGone> {
+        let Connection { socket, replaced } = connection;
         // What was meant for an earlier connection is in the state that the owner is about to tell.
         while self.messages.try_recv().is_ok() {}
         let _ = self.overflow.notified().now_or_never();
         tell(&self.events, LinkEvent::Connected).await?;
         tracing::info!(url = self.config.url, "connected to the coordinator");
         let (mut sink, mut stream) = socket.split();
-        let end = tokio::select! {
-            end = write(&mut sink, &mut self.messages, &self.overflow) => end,
-            end = listen(&mut stream, &self.events) => end,
+        let end = {
+            let mut broken = pin!(async {
+                tokio::select! {
+                    end = write(&mut sink, &mut self.messages, &self.overflow) => end,
+                    end = listen(&mut stream, &self.events) => end,
+                }
+            });
+            tokio::select! {
+                end = &mut broken => end.map(End::Broken),
+                () = replaced => self.config.renewed_or(broken).await,
+            }
         };
         // Best effort: the coordinator notices a broken connection too.
         let _ = timeout(RETRY.0, sink.close()).await;
-        let error = end?;
+        let end = end?;
         tell(&self.events, LinkEvent::Disconnected).await?;
-        Ok(error)
+        Ok(end)
+    }
+}
+
+/// Waits until the coordinator has read Hello: should it hear of the end of the connection before, it would count the agent as gone,
+/// and give its fetches to others. Orders that come meanwhile are given again once the agent has said what it holds.
+async fn entered(socket: &mut WebSocketStream<link::Link<TcpStream>>) -> Result<(), LinkError> {
+    socket.send(Message::Ping(Vec::new().into())).await?;
+    loop {
+        match socket.next().await {
+            None | Some(Ok(Message::Close(_))) => return Err(LinkError::Closed),
+            Some(Err(error)) => return Err(error.into()),
+            Some(Ok(Message::Pong(_))) => return Ok(()),
+            Some(Ok(Message::Text(text))) => {
+                if let Ok(CoordinatorMessage::Refused { message }) = serde_json::from_str(&text) {
+                    return Err(LinkError::Refused(message));
+                }
+            }
+            Some(Ok(_)) => {}
+        }
     }
 }
 

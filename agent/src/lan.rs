@@ -1,14 +1,14 @@
 //! This node on the local network: announces what it holds, and hears the others, for as long as the agent runs.
 
-use std::net::IpAddr;
+use std::net::SocketAddr;
 
 use modelcache_crds::model_cache_node::Phase;
 use modelcache_swarm::discovery::announcement::{ContentId, NodeName, NodeNameError};
-use modelcache_swarm::discovery::guard::Tolerance;
 use modelcache_swarm::discovery::interfaces::Choice;
 use modelcache_swarm::discovery::net::{Group, NetError};
 use modelcache_swarm::discovery::service::{Discovery, Own, Peers, Settings};
 use modelcache_swarm::discovery::timing::Intervals;
+use modelcache_swarm::discovery::window::Tolerance;
 use modelcache_swarm::secret::Keys;
 use thiserror::Error;
 use tokio::sync::watch;
@@ -57,22 +57,22 @@ pub struct Lan {
 }
 
 impl Lan {
-    /// Starts to announce that this node, by its name and address, listens for peers on a port. What is heard goes into `peers`
-    /// and is shown by the metrics.
+    /// Starts to announce that this node listens for peers at `here`. What is heard goes into `peers`.
     pub fn start(
         args: LanArgs,
         keys: Keys,
-        (node, node_ip, port): (&str, IpAddr, u16),
+        node: &str,
+        here: SocketAddr,
         peers: Peers,
         metrics: &Metrics,
     ) -> Result<Self, LanError> {
         let own = Own {
             node: NodeName::new(node)?,
-            port,
-            hosts: vec![node_ip],
+            port: here.port(),
+            hosts: vec![here.ip()],
         };
-        let discovery = Discovery::start(settings(args, keys, Some(own)), peers.clone())?;
-        metrics.show_discovery(discovery.counters(), peers);
+        let discovery = Discovery::start(settings(args, keys, Some(own)), peers)?;
+        metrics.show_announcements(discovery.counters());
         Ok(Self { discovery })
     }
 
@@ -92,13 +92,12 @@ impl Lan {
     }
 }
 
-/// The snapshots that are whole here.
+/// The snapshots of which something is here: who wants to know how much asks.
 fn held(state: &NodeState) -> Vec<ContentId> {
-    let ready = state
+    let held = state
         .snapshots
         .iter()
-        .filter(|snapshot| snapshot.phase == Phase::Ready);
-    ready
-        .map(|snapshot| ContentId::of_snapshot(&snapshot.name))
+        .filter(|snapshot| snapshot.phase == Phase::Ready || snapshot.held_bytes > 0);
+    held.map(|snapshot| ContentId::of_snapshot(&snapshot.name))
         .collect()
 }

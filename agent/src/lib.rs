@@ -2,16 +2,19 @@
 //! nodes, and says in that object's status how it stands.
 //!
 //! [`core`] does the work and knows nothing of Kubernetes; [`watch`] and [`intent`] tell it what to hold, [`coordinator`]
-//! carries its orders, [`lan`] announces the node on the local network, [`report`] tells the cluster how it stands, [`http`]
-//! serves metrics and probes, [`plain`] gives files to other BitTorrent clients. [`work`], [`alone`], [`throttle`] and
-//! [`events`] are pure.
+//! carries its orders, [`sources`] learn of other nodes beside it, [`lan`] by announcements on the local network and [`tracker`]
+//! from the operator's tracker, [`report`] tells the cluster how it stands, [`http`] serves metrics and probes, [`plain`] gives
+//! files to other BitTorrent clients. [`work`], [`alone`], [`throttle`] and [`events`] are pure. [`peers`] and [`doctor`] show
+//! and test what is around a node.
 
 pub mod alone;
 pub mod args;
 pub mod coordinator;
 pub mod core;
+pub mod doctor;
 pub mod events;
 pub mod http;
+mod idle;
 pub mod intent;
 pub mod lan;
 pub mod log;
@@ -22,8 +25,10 @@ pub mod prepare;
 pub mod report;
 pub mod run;
 pub mod serving;
+pub mod sources;
 pub mod state;
 pub mod throttle;
+pub mod tracker;
 pub mod watch;
 pub mod work;
 

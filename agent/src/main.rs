@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use clap::Parser as _;
 use modelcache_agent::args::{Cli, Command};
-use modelcache_agent::{log, peers, prepare, run};
+use modelcache_agent::{doctor, log, peers, prepare, run};
+use tokio::runtime::Runtime;
 
 /// Threads for calls that block. The runtime's own default of 512 would cost memory and bring nothing to a disk.
 const BLOCKING_THREADS: usize = 32;
@@ -17,7 +18,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     log::start(cli.log_format);
     match start(cli.command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             tracing::error!(%error, "cannot go on");
             ExitCode::FAILURE
@@ -25,20 +26,18 @@ fn main() -> ExitCode {
     }
 }
 
-fn start(command: Command) -> Result<(), Box<dyn std::error::Error>> {
+fn start(command: Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
     match command {
-        Command::Prepare(args) => Ok(prepare::prepare(&args.cache_dir, args.uid, args.gid)?),
-        Command::Peers(args) => {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()?;
-            Ok(runtime.block_on(peers::peers(*args))?)
+        Command::Prepare(args) => prepare::prepare(&args.cache_dir, args.uid, args.gid)?,
+        Command::Peers(args) => single_threaded()?.block_on(peers::peers(*args))?,
+        Command::Doctor(args) => {
+            choose_tls()?;
+            if single_threaded()?.block_on(doctor::doctor(*args))? > 0 {
+                return Ok(ExitCode::FAILURE);
+            }
         }
         Command::Run(args) => {
-            // Several libraries bring TLS; without a choice the first handshake would fail.
-            rustls::crypto::aws_lc_rs::default_provider()
-                .install_default()
-                .map_err(|_| "another TLS provider is installed already")?;
+            choose_tls()?;
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .enable_all()
                 .max_blocking_threads(BLOCKING_THREADS)
@@ -46,7 +45,21 @@ fn start(command: Command) -> Result<(), Box<dyn std::error::Error>> {
             let result = runtime.block_on(run::run(*args));
             // A thread that hashes a large file is not waited for.
             runtime.shutdown_timeout(STOP_PATIENCE);
-            Ok(result?)
+            result?;
         }
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn single_threaded() -> std::io::Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+}
+
+/// Several libraries bring TLS; without a choice the first handshake would fail.
+fn choose_tls() -> Result<(), &'static str> {
+    rustls::crypto::aws_lc_rs::default_provider()
+        .install_default()
+        .map_err(|_| "another TLS provider is installed already")
 }

@@ -3,14 +3,14 @@
 mod heard;
 
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use modelcache_crds::model_cache_node::Phase;
 use modelcache_swarm::discovery::refusal::Counters;
 use modelcache_swarm::discovery::service::Peers;
 use modelcache_swarm::link::{OnHandshake, Side};
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, text};
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -42,25 +42,49 @@ pub struct Transfer {
 }
 
 /// Where a segment came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Origin {
     /// The hub.
-    #[allow(non_camel_case_types)]
-    origin,
+    Hub,
     /// Another node.
-    #[allow(non_camel_case_types)]
-    peer,
+    Peer,
+    /// Bytes that were on this node already: another snapshot's, or those of a content that was thrown away.
+    Disk,
+}
+
+impl EncodeLabelValue for Origin {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
+        encoder.write_str(match self {
+            Self::Hub => "origin",
+            Self::Peer => "peer",
+            Self::Disk => "disk",
+        })
+    }
 }
 
 /// What came of a transfer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
     /// It is held.
-    #[allow(non_camel_case_types)]
-    held,
+    Held,
     /// It failed.
-    #[allow(non_camel_case_types)]
-    failed,
+    Failed,
+}
+
+impl EncodeLabelValue for Outcome {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
+        encoder.write_str(match self {
+            Self::Held => "held",
+            Self::Failed => "failed",
+        })
+    }
+}
+
+/// Labels of announces to the tracker.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Announce {
+    /// What came of it: `ok`, or why it brought nothing.
+    result: &'static str,
 }
 
 /// Labels of handshakes.
@@ -102,6 +126,7 @@ pub struct Metrics {
     /// Writes of the own status that failed.
     pub status_write_errors: Counter,
     handshakes: Family<Handshake, Counter>,
+    tracker_announces: Family<Announce, Counter>,
     connected: Gauge,
     disk_size: Gauge,
     disk_free: Gauge,
@@ -135,6 +160,7 @@ impl Metrics {
             status_writes: Counter::default(),
             status_write_errors: Counter::default(),
             handshakes: Family::default(),
+            tracker_announces: Family::default(),
             connected: Gauge::default(),
             disk_size: Gauge::default(),
             disk_free: Gauge::default(),
@@ -207,6 +233,11 @@ impl Metrics {
             self.handshakes.clone(),
         );
         registry.register(
+            "tracker_announces",
+            "Announces to the tracker, by what came of them: ok, or why they brought nothing",
+            self.tracker_announces.clone(),
+        );
+        registry.register(
             "coordinator_connected",
             "Whether the agent has a connection to the coordinator (1) or not (0)",
             self.connected.clone(),
@@ -253,9 +284,23 @@ impl Metrics {
         })
     }
 
-    /// Shows what discovery hears from now on; the first call counts.
-    pub fn show_discovery(&self, counters: Arc<Counters>, peers: Peers) {
-        self.heard.show(counters, peers);
+    /// Counts announces to the tracker.
+    #[must_use]
+    pub fn count_tracker_announces(&self) -> Arc<dyn Fn(&'static str) + Send + Sync> {
+        let announces = self.tracker_announces.clone();
+        Arc::new(move |result| {
+            announces.get_or_create(&Announce { result }).inc();
+        })
+    }
+
+    /// Shows which peers are known from now on; the first call counts.
+    pub fn show_peers(&self, peers: Peers) {
+        self.heard.show_peers(peers);
+    }
+
+    /// Shows what became of announcements from now on; the first call counts.
+    pub fn show_announcements(&self, counters: Arc<Counters>) {
+        self.heard.show_announcements(counters);
     }
 
     /// Shows what is heard of machines with hali from now on; the first call counts.
@@ -365,8 +410,8 @@ mod tests {
         metrics
             .segments
             .get_or_create(&Transfer {
-                source: Origin::peer,
-                result: Outcome::failed,
+                source: Origin::Peer,
+                result: Outcome::Failed,
             })
             .inc();
         let state = NodeState {
@@ -393,8 +438,9 @@ mod tests {
         let address = "10.0.0.1:9492".parse().unwrap();
         let origin = modelcache_swarm::discovery::table::Origin::Static;
         peers.lock().heard(address, origin, &[], Instant::now());
-        metrics.show_discovery(counters.clone(), peers);
+        metrics.show_announcements(counters.clone());
         metrics.show_hali(counters);
+        metrics.show_peers(peers);
         (metrics, state)
     }
 
@@ -412,7 +458,7 @@ mod tests {
             "modelcache_agent_announcements_total{result=\"replayed\"} 1",
             "modelcache_agent_announcements_total{result=\"accepted\"} 0",
             "modelcache_agent_hali_packets_total{result=\"replayed\"} 1",
-            "modelcache_agent_lan_peers{age=\"fresh\"} 1",
+            "modelcache_agent_known_peers{origin=\"static\",age=\"fresh\",verified=\"no\"} 1",
         ] {
             assert!(text.lines().any(|have| have == line), "{line}\n{text}");
         }

@@ -79,7 +79,7 @@ async fn dial(addresses: Vec<SocketAddr>, peers: &Peers) {
         }
         match dials.join_next().await {
             Some(Ok((address, true))) => peers.lock().verified(address, Instant::now()),
-            Some(Ok((address, false))) => peers.lock().failed(address),
+            Some(Ok((address, false))) => peers.lock().failed(address, Instant::now()),
             Some(Err(error)) => tracing::warn!(%error, "a dial ended badly"),
             None => return,
         }

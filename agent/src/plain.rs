@@ -11,7 +11,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use modelcache_swarm::engine::{PlainListener, UploaderError};
-use modelcache_swarm::idle;
 use modelcache_swarm::metainfo::file::FileHashes;
 use modelcache_swarm::store::SnapshotStore;
 use tokio::sync::watch;
@@ -19,6 +18,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::core::Public;
+use crate::idle;
 
 pub use heralds::Heralds;
 pub use shelf::{Listed, Place, Shelf};

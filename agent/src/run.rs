@@ -1,8 +1,10 @@
 //! Wires the parts together: the core, the API server, the coordinator, metrics and probes.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 
+use modelcache_swarm::discovery::hali::secret::HaliSecret;
 use modelcache_swarm::discovery::service::Peers;
 use modelcache_swarm::engine::UploaderError;
 use modelcache_swarm::link::{Mode, Security};
@@ -13,15 +15,15 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::args::{RunArgs, coordinator_url};
+use crate::args::{PlainArgs, RunArgs, coordinator_url};
 use crate::coordinator::{Link, LinkConfig};
 use crate::core::{Core, CoreError, Settings};
 use crate::http::{self, Health, HttpError};
 use crate::intent::{self, Objects, StateFileError};
-use crate::lan::{Lan, LanError};
 use crate::metrics::Metrics;
 use crate::plain::{self, Heralds, Shelf};
 use crate::report::Reports;
+use crate::sources::{Sources, SourcesError};
 use crate::watch::Follow;
 
 /// Why the agent does not start.
@@ -42,12 +44,14 @@ pub enum RunError {
     /// The cluster's secret cannot be used.
     #[error(transparent)]
     Secret(#[from] SecretError),
-    /// Machines with hali would be told of nothing.
-    #[error("--hali-secret-file is set and --plain-port is not: set both, or neither")]
-    HaliWithoutPort,
-    /// The local network cannot be used.
+    /// Machines with hali could not be told, or of nothing.
+    #[error(
+        "--hali-secret-file needs --announce and --plain-port, because hali is told on the local network what it can take from that port: set both, or leave it out"
+    )]
+    HaliAlone,
+    /// Other nodes cannot be looked for.
     #[error(transparent)]
-    Lan(#[from] LanError),
+    Sources(#[from] SourcesError),
     /// There is no way to reach the API server.
     #[error(
         "no configuration for the API server: {0}; run in a pod with a service account, or set KUBECONFIG"
@@ -74,24 +78,20 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         key,
         peer_links,
         peer_port,
-        plain_port,
-        hali_secret_file,
+        peer,
+        plain,
         announce,
         lan,
+        tracker,
         metrics_listen,
     } = args;
-    let stop = CancellationToken::new();
-    stop_on_signal(&stop)?;
-    tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
-        node = node_name,
-        cache = %cache_dir.display(),
-        "starting"
-    );
+    let hali = secret_of_hali(&plain, announce)?;
+    let stop = stop_on_signal()?;
+    tell_start(&node_name, &cache_dir);
     let metrics = Arc::new(Metrics::new());
     let health = Arc::new(Health::new());
-    let shelf =
-        (plain_port != 0).then(|| Arc::new(Shelf::new(node_ip, plain_port, metrics.clone())));
+    let port = plain.plain_port;
+    let shelf = (port != 0).then(|| Arc::new(Shelf::new(node_ip, port, metrics.clone())));
     let sources = http::Sources {
         metrics: metrics.clone(),
         health: health.clone(),
@@ -103,15 +103,17 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     let security = |purpose, mode, with| {
         Security::new(keys.clone(), purpose, mode).counted(metrics.count_handshakes(with))
     };
-    let peers = security(Purpose::PeerLink, peer_links.into(), "peer");
+    let links = security(Purpose::PeerLink, peer_links.into(), "peer");
     let coordination = security(Purpose::Coordination, Mode::Encrypted, "coordinator");
     let file = intent::state_path(&cache_dir, "intent.json");
+    let peers = Peers::default();
     let settings = Settings {
         node: node_name.clone(),
         node_ip,
         peer_listen: everywhere(node_ip, peer_port),
         cache_dir,
-        security: peers,
+        security: links,
+        peers: peers.clone(),
     };
     let opened = tokio::select! {
         () = stop.cancelled() => return Ok(()),
@@ -130,26 +132,22 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         intent,
         target,
     };
+    let here = core.peer_address();
+    let lan = announce.then_some(lan);
     let mut tasks = vec![server];
-    let peers = Peers::default();
     if let Some(shelf) = shelf {
-        let mut heralds = Heralds::default();
-        if announce {
-            heralds.add_local_service(&lan, peers.clone());
-        }
-        if let Some(secret) = hali_secret_file {
-            heralds.add_hali(&secret, &node_name, &lan, peers.clone(), &metrics)?;
-        }
-        let addr = everywhere(node_ip, plain_port);
+        let addr = everywhere(node_ip, port);
+        let heralds = Heralds::start(lan.as_ref(), hali, &node_name, &peers, &metrics);
         tasks.push(plain::start(addr, shelf, heralds, core.public(), stop.clone()).await?);
-    } else if hali_secret_file.is_some() {
-        return Err(RunError::HaliWithoutPort);
     }
-    if announce {
-        let port = core.peer_address().port();
-        let lan = Lan::start(lan, keys, (&node_name, node_ip, port), peers, &metrics)?;
-        tasks.push(tokio::spawn(lan.run(core.state(), stop.clone())));
-    }
+    let sources = Sources {
+        peers,
+        named: peer,
+        lan,
+        tracker,
+        keys,
+    };
+    tasks.extend(sources.start(&node_name, here, core.state(), &metrics, &stop)?);
     let reports = Reports {
         client,
         node: node_name.clone(),
@@ -161,7 +159,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         url: coordinator_url(&coordinator),
         token_file,
         node: node_name,
-        peer_address: core.peer_address(),
+        peer_address: here,
         security: coordination,
     });
     tasks.push(tokio::spawn(follow.run(stop.clone())));
@@ -171,8 +169,23 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     // Also when the core ended by itself: the kubelet starts the agent anew.
     stop.cancel();
     end(tasks).await;
-    tracing::info!("stopped");
     Ok(())
+}
+
+/// hali's secret, where machines with hali are told what they can take.
+fn secret_of_hali(plain: &PlainArgs, announce: bool) -> Result<Option<HaliSecret>, RunError> {
+    let Some(path) = &plain.hali_secret_file else {
+        return Ok(None);
+    };
+    if !announce || plain.plain_port == 0 {
+        return Err(RunError::HaliAlone);
+    }
+    Ok(Some(HaliSecret::load(path)?))
+}
+
+fn tell_start(node: &str, cache_dir: &Path) {
+    let version = env!("CARGO_PKG_VERSION");
+    tracing::info!(version, node, cache = %cache_dir.display(), "starting");
 }
 
 /// Waits for tasks that were told to stop.
@@ -182,6 +195,7 @@ async fn end(tasks: Vec<JoinHandle<()>>) {
             tracing::error!(%error, "a task ended badly");
         }
     }
+    tracing::info!("stopped");
 }
 
 /// All addresses of the family in which the node is known.
@@ -193,16 +207,46 @@ fn everywhere(node_ip: IpAddr, port: u16) -> SocketAddr {
     SocketAddr::new(address, port)
 }
 
-fn stop_on_signal(stop: &CancellationToken) -> Result<(), RunError> {
+/// What is cancelled when the process is told to end.
+fn stop_on_signal() -> Result<CancellationToken, RunError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signals)?;
-    let stop = stop.clone();
+    let stop = CancellationToken::new();
+    let told = stop.clone();
     tokio::spawn(async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        stop.cancel();
+        told.cancel();
     });
-    Ok(())
+    Ok(stop)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::args::{Cli, Command};
+
+    #[tokio::test]
+    async fn hali_is_not_told_by_halves() {
+        for set in [&["--announce"][..], &["--plain-port=9493"], &[]] {
+            let fixed = [
+                "agent",
+                "run",
+                "--node-name=a",
+                "--node-ip=10.0.0.1",
+                "--coordinator=ws://operator:9489",
+                "--hali-secret-file=/nowhere",
+            ];
+            let cli = Cli::parse_from(fixed.into_iter().chain(set.iter().copied()));
+            let Command::Run(args) = cli.command else {
+                panic!("another command");
+            };
+            let refused = run(*args).await.unwrap_err().to_string();
+            assert!(refused.contains("--announce and --plain-port"), "{refused}");
+        }
+    }
 }

@@ -1,24 +1,24 @@
 //! Agents whose coordinator is gone: real transfers between cores in one process.
-#![allow(
-    missing_docs,
+#![allow(clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation)]
+
+// Each test uses a part of it.
+#[allow(
     dead_code,
-    clippy::unwrap_used,
-    clippy::panic,
     clippy::match_wild_err_arm,
     clippy::duration_suboptimal_units,
-    clippy::cast_possible_truncation,
-    clippy::cast_lossless
+    clippy::cast_possible_truncation
 )]
-
 mod support;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use modelcache_agent::intent::Intent;
 use modelcache_agent::reasons;
 use modelcache_agent::state::SnapshotState;
 use modelcache_crds::model_cache::SourcePolicy;
 use modelcache_swarm::coordination::AgentMessage;
+use modelcache_swarm::discovery::announcement::ContentId;
+use modelcache_swarm::discovery::table::Origin;
 use support::agent::Agent;
 use support::coordinator::Coordinator;
 use support::hub::Hub;
@@ -142,4 +142,44 @@ async fn a_node_that_must_not_go_to_the_hub_takes_from_the_others() {
         .await;
     cluster.all_ready().await;
     assert_eq!(cluster.hub.sent(), SIZE, "all of it by the first node");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_never_heard_of_a_coordinator_takes_from_peers_that_the_table_knows() {
+    let mut cluster = Cluster::start(1).await;
+    cluster.all_ready().await;
+    cluster.coordinator.die().await;
+    let giver = cluster.agents[0].0.address;
+    let cache = tempfile::tempdir().unwrap();
+    let mut alone = Agent::start_alone("fresh", cache.path(), cluster.wish.clone()).await;
+    let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let nobody = gone.local_addr().unwrap();
+    drop(gone);
+    let content = ContentId::of_snapshot("m");
+    let stranger = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    alone.peers.lock().heard(
+        stranger.local_addr().unwrap(),
+        Origin::LocalService,
+        &[content],
+        Instant::now(),
+    );
+    let waits = alone.until("without", without_coordinator).await;
+    let words = waits.problem.unwrap().message;
+    assert!(words.contains("nobody is known"), "{words}");
+
+    for address in [giver, nobody] {
+        alone
+            .peers
+            .lock()
+            .heard(address, Origin::Static, &[], Instant::now());
+    }
+    let state = alone.until_ready().await;
+    assert_eq!((state.peer_bytes, state.origin_bytes), (SIZE, 0));
+    cluster.model.assert_published(cache.path(), "m");
+    let table = alone.peers.lock();
+    for (address, peer) in table.peers(Instant::now()) {
+        assert_eq!(peer.verified.is_some(), address == giver, "{address}");
+    }
+    let asked = futures_util::FutureExt::now_or_never(stranger.accept());
+    assert!(asked.is_none(), "nobody vouches for it");
 }

@@ -1,15 +1,13 @@
 //! Agents without Kubernetes: real transfers between cores in one process, a hub and a simple coordinator.
-#![allow(
-    missing_docs,
+#![allow(clippy::unwrap_used, clippy::panic, clippy::duration_suboptimal_units)]
+
+// Each test uses a part of it.
+#[allow(
     dead_code,
-    clippy::unwrap_used,
-    clippy::panic,
     clippy::match_wild_err_arm,
     clippy::duration_suboptimal_units,
-    clippy::cast_possible_truncation,
-    clippy::cast_lossless
+    clippy::cast_possible_truncation
 )]
-
 mod support;
 
 use std::fs;
@@ -154,6 +152,46 @@ async fn wrong_bytes_are_never_published_and_fetched_again() {
     }
     let corrupt = |message: &AgentMessage| matches!(message, AgentMessage::Corrupt { .. });
     assert!(coordinator.said(corrupt).await >= 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_what_a_lying_fetcher_spoilt_only_that_is_moved_again() {
+    let (hub, liar) = (Hub::start().await, Hub::start().await);
+    let mut model = Model::default();
+    model.add("model.bin", bytes(2, 16 << 20));
+    let mut wrong = model.clone();
+    for segment in 0..16 {
+        wrong.files.get_mut("model.bin").unwrap()[(segment << 20) + 9] ^= 1;
+    }
+    hub.put("m", &model);
+    liar.put("m", &wrong);
+    // So that all of them have their part in it.
+    hub.delay(Duration::from_millis(200));
+    liar.delay(Duration::from_millis(200));
+    let coordinator = Coordinator::start(hub.access());
+    coordinator.lead("liar", liar.access()).await;
+    let wish = intent(&[model.snapshot("m")]);
+    let names = ["liar", "one", "two"];
+    let caches: Vec<_> = names.iter().map(|_| tempfile::tempdir().unwrap()).collect();
+    let mut agents = Vec::new();
+    for (name, cache) in names.iter().zip(&caches) {
+        agents.push(Agent::start(name, cache.path(), &coordinator, wish.clone()).await);
+    }
+    let failed = agents[1]
+        .until("told", |state| state.problem.is_some())
+        .await;
+    assert_eq!(failed.problem.unwrap().reason, reasons::HASH_MISMATCH);
+    liar.put("m", &model);
+    let mut kept = 0;
+    for (agent, cache) in agents.iter_mut().zip(&caches) {
+        agent.until_ready().await;
+        model.assert_published(cache.path(), "m");
+        let text = agent.metrics.encode();
+        let start = "modelcache_agent_segments_total{source=\"disk\",result=\"held\"} ";
+        let line = text.lines().find_map(|line| line.strip_prefix(start));
+        kept += line.map_or(0, |count| count.parse::<u32>().unwrap());
+    }
+    assert!(kept > 0, "what was right is moved a second time");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,18 +1,19 @@
 //! The agent's Kubernetes side against an API server that is a function: what it asks, what it writes, how often, and
 //! that it does without.
 #![allow(
-    missing_docs,
-    dead_code,
     clippy::unwrap_used,
     clippy::panic,
-    clippy::match_wild_err_arm,
-    clippy::cast_possible_truncation,
-    clippy::cast_possible_wrap,
-    clippy::cast_lossless,
-    clippy::similar_names,
-    clippy::duration_suboptimal_units
+    clippy::duration_suboptimal_units,
+    clippy::similar_names
 )]
 
+// Each test uses a part of it.
+#[allow(
+    dead_code,
+    clippy::match_wild_err_arm,
+    clippy::duration_suboptimal_units,
+    clippy::cast_possible_truncation
+)]
 mod support;
 
 use std::path::Path;

@@ -135,15 +135,9 @@ fn the_command_shows_an_agent_that_announces_itself() {
                 panic!("another command");
             };
             let keys = Keys::follow(key).unwrap();
-            let host = "10.84.0.1".parse().unwrap();
-            let lan = Lan::start(
-                args.lan,
-                keys,
-                ("node-a", host, 9492),
-                Peers::default(),
-                &counted,
-            )
-            .unwrap();
+            let here = "10.84.0.1:9492".parse().unwrap();
+            let peers = Peers::default();
+            let lan = Lan::start(args.lan, keys, "node-a", here, peers, &counted).unwrap();
             lan.run(state_of_node, stopped).await;
         });
     });

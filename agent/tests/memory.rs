@@ -1,16 +1,14 @@
 //! How much memory moving a large file takes: two agents and the hub together in this process stay below what one agent
 //! may use.
-#![allow(
-    missing_docs,
-    clippy::duration_suboptimal_units,
-    dead_code,
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::match_wild_err_arm,
-    clippy::cast_possible_truncation,
-    clippy::cast_lossless
-)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation)]
 
+// Each test uses a part of it.
+#[allow(
+    dead_code,
+    clippy::match_wild_err_arm,
+    clippy::duration_suboptimal_units,
+    clippy::cast_possible_truncation
+)]
 mod support;
 
 use std::fs;

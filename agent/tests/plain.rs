@@ -1,16 +1,14 @@
 //! Other BitTorrent clients take files from an agent: real ones, by torrent file and by magnet link. Those that are not
 //! installed are skipped.
-#![allow(
-    missing_docs,
+#![allow(clippy::unwrap_used, clippy::panic, clippy::duration_suboptimal_units)]
+
+// Each test uses a part of it.
+#[allow(
     dead_code,
-    clippy::unwrap_used,
-    clippy::panic,
     clippy::match_wild_err_arm,
     clippy::duration_suboptimal_units,
-    clippy::cast_possible_truncation,
-    clippy::cast_lossless
+    clippy::cast_possible_truncation
 )]
-
 mod support;
 
 use std::fs;
@@ -35,6 +33,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
+/// The one for which the distribution has libtorrent.
+const PYTHON: &str = "/usr/bin/python3";
 const PORT: u16 = 9493;
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -264,10 +264,10 @@ while not handle.status().is_seeding:
 
 #[tokio::test(flavor = "multi_thread")]
 async fn libtorrent_takes_a_file() {
-    let mut has = Command::new("python3");
+    let mut has = Command::new(PYTHON);
     has.args(["-c", "import libtorrent"]);
     if !has.output().is_ok_and(|output| output.status.success()) {
-        eprintln!("SKIPPED: python3 has no libtorrent; install its package libtorrent");
+        eprintln!("SKIPPED: {PYTHON} has no libtorrent; install the package python3-libtorrent");
         return;
     }
     let giving = Giving::start(true).await;
@@ -278,7 +278,7 @@ async fn libtorrent_takes_a_file() {
         .chain([listed.magnet, listed.hybrid_magnet])
     {
         let directory = tempfile::tempdir().unwrap();
-        let mut python = Command::new("python3");
+        let mut python = Command::new(PYTHON);
         python.args(["-c", LIBTORRENT, &what]);
         python.args([giving.addr.ip().to_string(), PORT.to_string()]);
         python.arg(directory.path());

@@ -61,6 +61,12 @@ pub mod reasons {
     pub const NOT_PUBLIC: &str = "NotPublic";
     /// The API server refuses a `ModelSnapshot` that a model needs.
     pub const WRITE_FAILED: &str = "WriteFailed";
+    /// The cluster's secret was absent and is made (only of an Event, of the Secret).
+    pub const KEY_MADE: &str = "KeyMade";
+    /// The cluster has a new key, and the one before it is still valid (only of an Event, of the Secret).
+    pub const KEY_ROTATED: &str = "KeyRotated";
+    /// The key before the current one is no longer valid (only of an Event, of the Secret).
+    pub const KEY_RETIRED: &str = "KeyRetired";
 
     // What operator and agents find.
 
@@ -95,7 +101,7 @@ pub mod reasons {
     pub const READY: &str = "Ready";
 
     /// All of them.
-    pub const ALL: [&str; 31] = [
+    pub const ALL: [&str; 34] = [
         RESOLVED,
         RESOLVING,
         REPOSITORY_NOT_FOUND,
@@ -115,6 +121,9 @@ pub mod reasons {
         VOLUME_CLAIM_FAILED,
         NOT_PUBLIC,
         WRITE_FAILED,
+        KEY_MADE,
+        KEY_ROTATED,
+        KEY_RETIRED,
         GATED,
         UNAUTHORIZED,
         RATE_LIMITED,

@@ -70,6 +70,15 @@ pub struct RunArgs {
     )]
     pub metrics_listen: SocketAddr,
 
+    /// Where the HTTP tracker answers (/announce, /scrape), by which agents find each other without a coordinator too, also in
+    /// other subnets; absent: nowhere. It serves agents that know the cluster's key, about the snapshots of this cluster.
+    #[arg(long, env = "MODELCACHE_TRACKER_LISTEN", value_name = "IP:PORT")]
+    pub tracker_listen: Option<SocketAddr>,
+
+    /// Let the tracker serve any BitTorrent client besides, about torrents that are no snapshots of this cluster.
+    #[arg(long, env = "MODELCACHE_TRACKER_PUBLIC", requires = "tracker_listen")]
+    pub tracker_public: bool,
+
     /// Service account of the agents, in the operator's namespace; nobody else is let in to coordination.
     #[arg(
         long,

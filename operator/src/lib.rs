@@ -3,6 +3,7 @@
 //! * [`reconcile`]: from ModelCaches and Nodes to snapshots, per-node intent, volumes, labels and statuses.
 //! * [`resolve`]: asks the hub what a model is, beside the reconciler.
 //! * [`coordinator`]: tells connected agents what to fetch from the hub and what to take from each other.
+//! * [`tracker`]: tells agents over HTTP who else has a snapshot, for times without a coordinator.
 //! * [`keys`]: makes the cluster's secret, and changes it.
 //! * [`agents`]: how the agents are installed, as far as that matters to the plan.
 //! * [`run`]: puts them together; [`args`], [`http`], [`health`] and [`metrics`] face the outside.
@@ -24,3 +25,4 @@ pub mod resolve;
 pub mod run;
 pub mod secrets;
 pub mod source;
+pub mod tracker;

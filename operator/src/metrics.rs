@@ -13,6 +13,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::coordinator::Coordinator;
+use crate::tracker::SharedTracker;
 
 /// A step of a pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +90,8 @@ pub struct ModelNumbers {
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    /// Of the tracker, when there is one.
+    tracker: Option<Registry>,
     passes: Counter,
     failures: Family<StageLabel, Counter>,
     duration: Histogram,
@@ -122,6 +125,7 @@ impl Metrics {
             .set(1);
         let mut metrics = Self {
             registry: Registry::with_prefix("modelcache_operator"),
+            tracker: None,
             passes: Counter::default(),
             failures: Family::default(),
             // A pass that has nothing to write takes less than a millisecond; each write takes a few.
@@ -209,6 +213,13 @@ impl Metrics {
         self
     }
 
+    /// With those of the tracker, when there is one.
+    #[must_use]
+    pub fn with_tracker(mut self, tracker: Option<&SharedTracker>) -> Self {
+        self.tracker = tracker.map(SharedTracker::registry);
+        self
+    }
+
     /// A pass ended.
     pub fn pass(&self, took: Duration) {
         self.passes.inc();
@@ -277,7 +288,9 @@ impl Metrics {
     pub fn encode(&self) -> String {
         let mut text = String::new();
         // Writing to a string does not fail.
-        let _ = text::encode(&mut text, &self.registry);
+        for registry in [&self.registry].into_iter().chain(&self.tracker) {
+            let _ = text::encode(&mut text, registry);
+        }
         prometheus_text(&text)
     }
 }
@@ -312,6 +325,8 @@ mod tests {
     use std::io::Write as _;
     use std::process::{Command, Stdio};
 
+    use modelcache_swarm::tracker::Admission;
+
     use super::*;
 
     fn label(model: &str) -> ModelLabel {
@@ -322,7 +337,8 @@ mod tests {
     }
 
     fn filled() -> Metrics {
-        let metrics = Metrics::new();
+        let tracker = SharedTracker::new(Admission::Private);
+        let metrics = Metrics::new().with_tracker(Some(&tracker));
         metrics.pass(Duration::from_millis(3));
         metrics.failure(Stage::Apply);
         metrics.hub_request(HubOutcome::Failed("RateLimited"));
@@ -356,6 +372,8 @@ mod tests {
             "modelcache_operator_model_caches{condition=\"Ready\",status=\"True\"} 2",
             "modelcache_operator_hub_requests_total{outcome=\"RateLimited\"} 1",
             "modelcache_operator_reconcile_passes_total 1",
+            "modelcache_tracker_announces_total{result=\"unknown_key\"} 0",
+            "modelcache_tracker_peers 0",
         ] {
             assert!(text.lines().any(|have| have == line), "{line}\n{text}");
         }

@@ -5,11 +5,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use kube::api::ListParams;
 use kube::{Api, Client};
 use modelcache_crds::{ModelCache, ModelCacheNode, ModelSnapshot};
 use modelcache_swarm::link::{Mode, Security};
-use modelcache_swarm::secret::Purpose;
+use modelcache_swarm::secret::{Keys, Purpose};
+use modelcache_swarm::tracker::Admission;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -29,6 +31,7 @@ use crate::metrics::Metrics;
 use crate::reconcile::{self, Context};
 use crate::resolve::LiveHub;
 use crate::secrets::SecretReader;
+use crate::tracker::{self, SharedTracker};
 
 /// The definitions are looked for again after this time.
 const CRD_RETRY: Duration = Duration::from_secs(3);
@@ -91,6 +94,8 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         hub_endpoint,
         coordinator_listen,
         metrics_listen,
+        tracker_listen,
+        tracker_public,
         agent_service_account,
         cache_dir,
         agent_node_selector,
@@ -126,13 +131,16 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     );
 
     let coordinator = Coordinator::new();
-    let metrics = Arc::new(Metrics::new().with_coordinator(&coordinator));
-    let health = Arc::new(Health::new());
-    // Both ports are taken before anything else, so that a wrong one is known at once.
+    // All ports are taken before anything else, so that a wrong one is known at once.
     let probes = listen(metrics_listen, "metrics and probes", "--metrics-listen").await?;
     let coordination = listen(coordinator_listen, "coordination", "--coordinator-listen").await?;
+    let tracking = tracker(tracker_listen, tracker_public).await?;
+    let tracker = tracking.as_ref().map(|(tracker, _)| tracker.clone());
+    let metrics = Metrics::new().with_coordinator(&coordinator);
+    let metrics = Arc::new(metrics.with_tracker(tracker.as_ref()));
+    let health = Arc::new(Health::new());
 
-    let mut parts: JoinSet<(&'static str, String)> = JoinSet::new();
+    let mut parts: JoinSet<Ended> = JoinSet::new();
     let served = http::serve(
         probes,
         Arc::clone(&metrics),
@@ -155,14 +163,17 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
             overlap: key_overlap,
         },
     );
-    let coordinating = coordinate(
+    let keys = keeper.keep(stop.clone()).shared();
+    parts.spawn(coordinate(
         coordinator.clone(),
         coordination,
-        keeper,
+        keys.clone(),
         reviewer,
         stop.clone(),
-    );
-    parts.spawn(async { ("the coordinator", coordinating.await) });
+    ));
+    if let Some((tracker, listener)) = tracking {
+        parts.spawn(track(tracker, listener, keys, stop.clone()));
+    }
     let context = Context {
         hub: Arc::new(LiveHub),
         secrets: Arc::new(SecretReader::new(client.clone(), &namespace, &key_secret)),
@@ -170,16 +181,11 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         default_endpoint: hub_endpoint,
         agents,
         coordinator,
+        tracker,
         metrics,
         health,
     };
-    let stopped = stop.clone();
-    parts.spawn(async move {
-        if await_definitions(&context.client, &stopped).await {
-            reconcile::run(context, stopped).await;
-        }
-        ("the reconciler", "no reason given".to_owned())
-    });
+    parts.spawn(reconcile(context, stop.clone()));
 
     if let Some(error) = until_one_ends(parts, &stop).await {
         return Err(error);
@@ -188,12 +194,12 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     Ok(())
 }
 
+/// Which part ended, and why.
+type Ended = (&'static str, String);
+
 /// The first part that ends takes the others with it: half an operator would only look as if it worked. Why it ended,
 /// unless that was asked for.
-async fn until_one_ends(
-    mut parts: JoinSet<(&'static str, String)>,
-    stop: &CancellationToken,
-) -> Option<RunError> {
+async fn until_one_ends(mut parts: JoinSet<Ended>, stop: &CancellationToken) -> Option<RunError> {
     let first = parts.join_next().await;
     let ended = match first {
         _ if stop.is_cancelled() => None,
@@ -212,16 +218,42 @@ async fn until_one_ends(
     ended
 }
 
-/// Serves agents once there are keys to know them by; says why it ended.
+/// The tracker and its port, when one is asked for.
+async fn tracker(
+    listen_on: Option<SocketAddr>,
+    public: bool,
+) -> Result<Option<(SharedTracker, TcpListener)>, RunError> {
+    let Some(addr) = listen_on else {
+        return Ok(None);
+    };
+    let admission = if public {
+        Admission::Public
+    } else {
+        Admission::Private
+    };
+    let listener = listen(addr, "the tracker", "--tracker-listen").await?;
+    Ok(Some((SharedTracker::new(admission), listener)))
+}
+
+/// Reconciles once there is something to reconcile.
+async fn reconcile(context: Context, stop: CancellationToken) -> Ended {
+    if await_definitions(&context.client, &stop).await {
+        reconcile::run(context, stop).await;
+    }
+    ("the reconciler", "no reason given".to_owned())
+}
+
+/// Serves agents once there are keys to know them by.
 async fn coordinate(
     coordinator: Coordinator,
     listener: TcpListener,
-    keeper: KeySecret,
+    keys: impl Future<Output = Option<Keys>>,
     reviewer: TokenReviewer,
     stop: CancellationToken,
-) -> String {
-    let Some(keys) = keeper.keep(stop.clone()).await else {
-        return "the operator stops".to_owned();
+) -> Ended {
+    let part = "the coordinator";
+    let Some(keys) = keys.await else {
+        return (part, "the operator stops".to_owned());
     };
     let handshakes = coordinator.metrics().handshakes.clone();
     let count = move |_, result| {
@@ -229,7 +261,22 @@ async fn coordinate(
     };
     let security =
         Security::new(keys, Purpose::Coordination, Mode::Encrypted).counted(Arc::new(count));
-    outcome(server::serve(coordinator, listener, security, Arc::new(reviewer), stop).await)
+    let served = server::serve(coordinator, listener, security, Arc::new(reviewer), stop).await;
+    (part, outcome(served))
+}
+
+/// The same for the tracker.
+async fn track(
+    tracker: SharedTracker,
+    listener: TcpListener,
+    keys: impl Future<Output = Option<Keys>>,
+    stop: CancellationToken,
+) -> Ended {
+    let ended = match keys.await {
+        Some(keys) => outcome(tracker::serve(listener, tracker, keys, stop).await),
+        None => "the operator stops".to_owned(),
+    };
+    ("the tracker", ended)
 }
 
 fn outcome(result: std::io::Result<()>) -> String {

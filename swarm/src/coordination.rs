@@ -38,6 +38,9 @@ pub enum AgentMessage {
         node: String,
         /// Where other agents reach this agent's uploader.
         peer_address: SocketAddr,
+        /// Whether the same agent has another connection, which ends now: its orders go on, and it says `Track` next.
+        #[serde(default)]
+        resumes: bool,
     },
     /// The agent wants this snapshot whole, or holds it and serves it. Replaces what was said of it before.
     Track {

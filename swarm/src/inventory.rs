@@ -3,10 +3,10 @@
 //! Asked over the port at which segments are given: a handshake with [`topic`] as info hash, then one question and one
 //! answer. An answer is as trustworthy as what the same node tells the coordinator: every blob is proven later.
 
-use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use serde::{Deserialize, Serialize};
 
 use crate::coordination::Held;
+use crate::verify::piece_hash;
 
 /// Segments whose piece hashes may be asked for at once.
 pub const MAX_WANTS: usize = 16;
@@ -24,9 +24,7 @@ const MAX_SET_BYTES: usize = 64 << 10;
 #[must_use]
 pub fn topic(snapshot: &str) -> [u8; 20] {
     let name = format!("modelcache inventory of {snapshot}");
-    let mut hash = [0; 20];
-    hash.copy_from_slice(digest(&SHA1_FOR_LEGACY_USE_ONLY, name.as_bytes()).as_ref());
-    hash
+    piece_hash(name.as_bytes())
 }
 
 /// What a node wants to know.

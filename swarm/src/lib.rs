@@ -4,15 +4,16 @@
 //! contents ("blobs") are cut by [`plan`] into segments, the units that travel. A segment comes either from the origin
 //! ([`origin`]) or from another node ([`engine`]); [`store`] keeps it crash-safe, [`verify`] proves every blob by the
 //! hub's own hash, and only then it becomes visible. Who takes what from whom is decided by a coordinator that speaks
-//! the messages of [`coordination`].
+//! the messages of [`coordination`]. Where no coordinator is, nodes find each other by [`discovery`] and a [`tracker`].
 
+mod bencode;
 pub mod coordination;
+pub mod crowd;
 pub mod discovery;
 pub mod engine;
 #[cfg(test)]
 mod fuzz;
 mod gate;
-pub mod idle;
 pub mod inventory;
 pub mod link;
 pub mod metainfo;
@@ -22,4 +23,5 @@ pub mod secret;
 pub mod segment;
 pub mod snapshot;
 pub mod store;
+pub mod tracker;
 pub mod verify;

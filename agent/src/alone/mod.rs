@@ -1,11 +1,13 @@
 //! What to do about one snapshot while there is no coordinator: decisions without effects.
 //!
-//! The members that the coordinator named are asked what they hold, and what one of them has is taken from there. What
-//! none of them has is fetched from the hub by one node: each segment puts the members into an order of its own
-//! (rendezvous hashing), the first one fetches it at once, and the others one after the other, should nothing new be
-//! heard of for long. Whoever does not answer, or does not reach the hub, is left out of the order. So nodes that see the
-//! same share the work without talking about it, and no segment depends on any of them.
+//! The members that the coordinator named are asked what they hold, and so are nodes that were found without it ([`found`]);
+//! what one of them has is taken from there. What none of them has is fetched from the hub by one member: each segment puts
+//! the members into an order of its own (rendezvous hashing), the first one fetches it at once, and the others one after
+//! the other, should nothing new be heard of for long. Whoever does not answer, or does not reach the hub, is left out of
+//! the order. So nodes that see the same share the work without talking about it, and no segment depends on any of them.
 
+mod fetch;
+mod found;
 mod hub;
 mod order;
 mod peer;
@@ -42,22 +44,22 @@ const MOST_TURNS: u32 = 10;
 /// Something to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Ask a member what it has. To be answered by [`Alone::answered`].
+    /// Ask a node what it has. To be answered by [`Alone::answered`].
     Ask {
-        /// Name of the node.
+        /// Its name, or its address where nobody says the name.
         node: String,
         /// Where it serves.
         address: SocketAddr,
         /// Segments whose piece hashes are wanted.
         wants: Vec<u32>,
     },
-    /// Take a segment from a member.
+    /// Take a segment from a node.
     Take {
         /// Segment index.
         segment: u32,
         /// Its piece hashes.
         pieces: PieceHashes,
-        /// Name of the node.
+        /// Name of the node, or its address where nobody says the name.
         node: String,
         /// Where it serves.
         address: SocketAddr,
@@ -88,7 +90,10 @@ pub struct Alone {
     me: (String, u64),
     /// Seed of the snapshot.
     snapshot: u64,
+    /// Members by their names; those that were found by name, or by address where nobody says the name.
     peers: BTreeMap<String, Peer>,
+    /// Nodes that were found and let go because they do not answer, and when they were last asked.
+    let_go: BTreeMap<String, Instant>,
     /// Whether this node is among the members, or would be if it was connected.
     listed: bool,
     /// When this node began to act by itself, or last heard of a segment that was new somewhere.
@@ -106,6 +111,7 @@ impl Alone {
             me: (node.to_owned(), seed(node)),
             snapshot: seed(snapshot),
             peers: BTreeMap::new(),
+            let_go: BTreeMap::new(),
             listed: true,
             progress: None,
             wrong: BTreeSet::new(),
@@ -121,7 +127,8 @@ impl Alone {
         for Member { node, address } in members.into_iter().take(MAX_MEMBERS) {
             if node != self.me.0 {
                 let old = known.remove(&node).filter(|peer| peer.address == address);
-                let peer = old.unwrap_or_else(|| Peer::new(seed(&node), address));
+                let mut peer = old.unwrap_or_else(|| Peer::new(seed(&node), address));
+                peer.member = true;
                 self.peers.insert(node, peer);
             }
         }
@@ -130,6 +137,8 @@ impl Alone {
     /// There is a coordinator again, whose orders count.
     pub fn connected(&mut self) {
         self.progress = None;
+        self.peers.retain(|_, peer| peer.member);
+        self.let_go.clear();
         self.wrong.clear();
         self.hub = Hub::default();
     }
@@ -157,7 +166,7 @@ impl Alone {
         }
     }
 
-    /// A member answered, or did not.
+    /// A node answered, or did not.
     pub fn answered(&mut self, now: Instant, node: &str, answer: Option<Answer>) {
         if let Some(peer) = self.peers.get_mut(node)
             && peer.answered(now, answer)
@@ -167,7 +176,7 @@ impl Alone {
         }
     }
 
-    /// A member did not give a segment.
+    /// A node did not give a segment.
     pub fn take_failed(&mut self, now: Instant, node: &str) {
         if let Some(peer) = self.peers.get_mut(node) {
             peer.rest(now);
@@ -192,7 +201,7 @@ impl Alone {
     pub fn next(&mut self, now: Instant, node: Standing<'_>) -> Vec<Step> {
         if self.progress.is_none() {
             self.progress = Some(now);
-            self.peers.values_mut().for_each(Peer::forget);
+            self.peers.values_mut().for_each(Peer::await_anew);
         }
         for peer in self.peers.values_mut() {
             // What came from elsewhere must not keep it from being asked for more.
@@ -291,63 +300,6 @@ impl Alone {
                 wants,
             });
         }
-    }
-
-    fn fetch(
-        &self,
-        now: Instant,
-        missing: &[u32],
-        free: usize,
-        shared: bool,
-        steps: &mut Vec<Step>,
-    ) {
-        if free == 0 || shared && self.peers.values().any(|peer| !peer.looked_at()) {
-            return;
-        }
-        let quiet = self
-            .progress
-            .map_or(Duration::ZERO, |last| now.saturating_duration_since(last));
-        let mut due: Vec<(u32, u32, u32)> = missing
-            .iter()
-            .filter_map(|segment| {
-                let turn = if shared { self.turn(now, *segment)? } else { 0 };
-                let failures = self.hub.failures_of(*segment);
-                (self.wait(turn, *segment) <= quiet).then_some((failures, turn, *segment))
-            })
-            .collect();
-        due.sort_by_key(|(failures, turn, _)| (*failures, *turn));
-        let first = due.into_iter().take(free);
-        steps.extend(first.map(|(_, _, segment)| Step::Fetch(segment)));
-    }
-
-    /// How many others fetch a segment before this node does; none when it is to be had, or under way, elsewhere.
-    fn turn(&self, now: Instant, segment: u32) -> Option<u32> {
-        if self.wrong.contains(&segment) {
-            return Some(0);
-        }
-        let live = || self.peers.iter().filter(|(_, peer)| peer.lives());
-        if live().any(|(_, peer)| peer.holds(now, segment) || peer.fetches(now, segment)) {
-            return None;
-        }
-        let mine = (self.score(self.me.1, segment), self.me.0.as_str());
-        let before = live().filter(|(node, peer)| {
-            let theirs = (self.score(peer.seed, segment), node.as_str());
-            peer.reaches_hub() && (!self.listed || theirs > mine)
-        });
-        // Only the way from here to the coordinator is broken: it has somebody fetch the segment.
-        let coordinated = live().any(|(_, peer)| peer.coordinated());
-        let turn = before.count() + usize::from(coordinated);
-        Some(u32::try_from(turn).unwrap_or(u32::MAX))
-    }
-
-    fn wait(&self, turn: u32, segment: u32) -> Duration {
-        let wait = TURN * turn.min(MOST_TURNS);
-        if self.listed || turn == 0 {
-            return wait;
-        }
-        // There may be many that are not listed, all with the same turn.
-        let part = self.score(self.me.1, segment) % 256;
-        wait + TURN * u32::try_from(part).unwrap_or(0) / 16
     }
 
     fn score(&self, node: u64, segment: u32) -> u64 {

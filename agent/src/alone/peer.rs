@@ -18,6 +18,10 @@ const SLOW: Duration = Duration::from_mins(5);
 pub(super) struct Peer {
     pub(super) seed: u64,
     pub(super) address: SocketAddr,
+    /// Whether the coordinator named it.
+    pub(super) member: bool,
+    /// Whether it was known when the time without a coordinator began: then the hub waits until it was asked.
+    awaited: bool,
     /// When it was last asked.
     pub(super) asked: Option<Instant>,
     /// Piece hashes that it gave and nobody used yet.
@@ -44,6 +48,8 @@ impl Peer {
         Self {
             seed,
             address,
+            member: false,
+            awaited: false,
             asked: None,
             pieces: BTreeMap::new(),
             asking: None,
@@ -54,8 +60,10 @@ impl Peer {
     }
 
     /// What was heard is long ago: it is to be asked anew.
-    pub(super) fn forget(&mut self) {
+    pub(super) fn await_anew(&mut self) {
         *self = Self {
+            member: self.member,
+            awaited: true,
             asking: self.asking.take(),
             ..Self::new(self.seed, self.address)
         };
@@ -119,9 +127,10 @@ impl Peer {
         asked.chain(self.pieces.keys()).copied()
     }
 
-    /// Whether it answered, or had the time to do so.
-    pub(super) fn looked_at(&self) -> bool {
-        self.heard.is_some() || self.silent > 0
+    /// Whether it may still say that it has what would be fetched: it neither answered nor had the time to do so. Those that
+    /// are found later are not waited for, or there could always be one more.
+    pub(super) fn to_be_awaited(&self) -> bool {
+        self.awaited && self.heard.is_none() && self.silent == 0
     }
 
     pub(super) fn lives(&self) -> bool {

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use modelcache_swarm::coordination::AgentMessage;
+use modelcache_swarm::discovery::service::Peers;
 use modelcache_swarm::engine::{Engine, EngineError, Uploader, UploaderError};
 use modelcache_swarm::link::Security;
 use modelcache_swarm::store::{SnapshotStore, Space, Store, StoreError};
@@ -80,6 +81,8 @@ pub struct Settings {
     pub cache_dir: PathBuf,
     /// How this node and the others know each other.
     pub security: Security,
+    /// Where to find others while there is no coordinator.
+    pub peers: Peers,
 }
 
 /// The snapshots whose files other BitTorrent clients may take, by name.
@@ -111,6 +114,7 @@ struct Context {
     store: Store,
     engine: Engine,
     serving: Arc<Serving>,
+    peers: Peers,
     metrics: Arc<Metrics>,
     names: Names,
     results: mpsc::UnboundedSender<Event>,
@@ -183,6 +187,7 @@ impl Core {
             store,
             engine,
             serving,
+            peers: settings.peers.clone(),
             metrics,
             names,
             results: sender,

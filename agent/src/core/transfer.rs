@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use modelcache_swarm::coordination::Held;
 use modelcache_swarm::engine::Take;
@@ -30,7 +30,7 @@ pub(super) enum Order {
     Take {
         /// Piece hashes.
         pieces: PieceHashes,
-        /// Name of the node.
+        /// Name of the node, or its address where nobody says the name.
         holder: String,
         /// Where it serves.
         address: SocketAddr,
@@ -83,16 +83,22 @@ impl Transfer {
         };
         // From here on it is not cancelled: what was written is made durable as a whole or not at all.
         let committed = match moved {
-            Ok(Brought::Pieces(pieces, writer)) => {
-                let committed = self.commit(pieces).await;
+            Ok(Brought::Pieces(pieces, writer, from)) => {
+                let committed = self.commit(pieces, from).await;
                 // Not before: a claim whose writer is gone may be given to another snapshot.
                 drop(writer);
+                self.count(from, committed.is_ok());
                 committed
             }
-            Ok(Brought::Adopted(held)) => Ok(held),
-            Err(failure) => Err(failure),
+            Ok(Brought::Adopted(held)) => {
+                self.count(None, true);
+                Ok(held)
+            }
+            Err(failure) => {
+                self.count(Some(self.source()), false);
+                Err(failure)
+            }
         };
-        self.count(committed.is_ok());
         match committed {
             Ok(held) => Outcome::Held(held),
             Err(failure) => Outcome::Failed(failure),
@@ -139,11 +145,15 @@ impl Transfer {
                 let pieces = origin
                     .fetch_segment(snapshot, &self.segment, io.clone(), &on_bytes)
                     .await?;
-                Ok(Brought::Pieces(pieces, io))
+                Ok(Brought::Pieces(pieces, io, Some(Source::Origin)))
             }
             Order::Take {
                 pieces, address, ..
             } => {
+                // Of a content that was wrong here most segments are right: only those that are not are moved again.
+                if self.is_left(pieces, &io).await? {
+                    return Ok(Brought::Pieces(pieces.clone(), io, None));
+                }
                 let received = self
                     .context
                     .metrics
@@ -163,7 +173,8 @@ impl Transfer {
                     received.inc_by(bytes);
                 };
                 self.context.engine.take(take, on_bytes).await?;
-                Ok(Brought::Pieces(pieces.clone(), io))
+                self.context.peers.lock().verified(*address, Instant::now());
+                Ok(Brought::Pieces(pieces.clone(), io, Some(Source::Peer)))
             }
         }
     }
@@ -207,12 +218,27 @@ impl Transfer {
         held.ok_or_else(thrown_away)
     }
 
-    async fn commit(&self, pieces: PieceHashes) -> Result<Held, Failure> {
-        let index = self.segment.index;
-        let from = match self.order {
+    /// Whether the segment lies here with these piece hashes although its blob was thrown away.
+    async fn is_left(
+        &self,
+        pieces: &PieceHashes,
+        io: &Arc<dyn SegmentIo>,
+    ) -> Result<bool, Failure> {
+        let (store, index) = (self.store.clone(), self.segment.index);
+        let (pieces, io) = (pieces.clone(), io.clone());
+        blocking(move || store.is_left(index, &*io, &pieces)).await
+    }
+
+    /// Where the order says that it comes from.
+    fn source(&self) -> Source {
+        match self.order {
             Order::Fetch => Source::Origin,
             Order::Take { .. } => Source::Peer,
-        };
+        }
+    }
+
+    async fn commit(&self, pieces: PieceHashes, from: Option<Source>) -> Result<Held, Failure> {
+        let index = self.segment.index;
         let store = self.store.clone();
         let held = blocking(move || {
             store.commit(index, pieces, from)?;
@@ -221,16 +247,17 @@ impl Transfer {
         held.await??.ok_or_else(thrown_away)
     }
 
-    fn count(&self, held: bool) {
+    fn count(&self, from: Option<Source>, held: bool) {
         let labels = metrics::Transfer {
-            source: match self.order {
-                Order::Fetch => metrics::Origin::origin,
-                Order::Take { .. } => metrics::Origin::peer,
+            source: match from {
+                Some(Source::Origin) => metrics::Origin::Hub,
+                Some(Source::Peer) => metrics::Origin::Peer,
+                None => metrics::Origin::Disk,
             },
             result: if held {
-                metrics::Outcome::held
+                metrics::Outcome::Held
             } else {
-                metrics::Outcome::failed
+                metrics::Outcome::Failed
             },
         };
         self.context.metrics.segments.get_or_create(&labels).inc();
@@ -238,7 +265,8 @@ impl Transfer {
 }
 
 enum Brought {
-    Pieces(PieceHashes, Arc<dyn SegmentIo>),
+    /// With where they came from; absent: they were left here from before.
+    Pieces(PieceHashes, Arc<dyn SegmentIo>, Option<Source>),
     Adopted(Held),
 }
 

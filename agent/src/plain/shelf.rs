@@ -35,8 +35,13 @@ impl Place {
     /// The last part of its path.
     #[must_use]
     pub fn name(&self) -> &str {
-        self.path.rsplit('/').next().unwrap_or(&self.path)
+        last(&self.path)
     }
+}
+
+/// The last part of a path.
+fn last(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
 }
 
 /// A file that can be taken, for people and programs.
@@ -184,13 +189,23 @@ impl Shelf {
         large.map(|(hash, _)| ContentId(*hash)).collect()
     }
 
-    /// The GGUF files, as hali names them.
+    /// The GGUF files, as hali names them. A name that stands for several files of a snapshot is left out, because who asks
+    /// for one of them could be given another.
     pub(super) fn ggufs(&self) -> Vec<Seed> {
         let index = self.read();
         let seeds = index.files.iter().filter_map(|(place, given)| {
             let snapshot = given.store.snapshot();
+            let named = |path: &str| model_name(&snapshot.repository, last(path));
+            let name = named(&place.path)?;
+            let others = snapshot.files.iter().filter(|file| file.path != place.path);
+            if others
+                .into_iter()
+                .any(|file| named(&file.path).as_ref() == Some(&name))
+            {
+                return None;
+            }
             Seed::new(
-                &model_name(&snapshot.repository, place.name())?,
+                &name,
                 given.hybrid.info_hash,
                 given.hybrid.torrent.info_hash_v2(),
                 &snapshot.repository,

@@ -1,5 +1,6 @@
 //! An agent's core in a runtime of its own, so that it can be killed.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,10 +11,11 @@ use modelcache_agent::intent::Intent;
 use modelcache_agent::metrics::Metrics;
 use modelcache_agent::state::{NodeState, SnapshotState};
 use modelcache_crds::model_cache_node::Phase;
+use modelcache_swarm::discovery::service::Peers;
 use modelcache_swarm::link::{Mode, Security};
 use modelcache_swarm::secret::{Key, Keyring, Keys, Purpose};
 use tokio::runtime::Runtime;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::coordinator::Coordinator;
@@ -29,6 +31,8 @@ pub struct Agent {
     runtime: Option<Runtime>,
     pub intent: watch::Sender<Intent>,
     pub state: watch::Receiver<NodeState>,
+    pub address: SocketAddr,
+    pub peers: Peers,
     pub public: watch::Receiver<Public>,
     pub metrics: Arc<Metrics>,
     stop: CancellationToken,
@@ -42,24 +46,44 @@ impl Agent {
         coordinator: &Coordinator,
         intent: Intent,
     ) -> Self {
+        Self::open(name, cache, Some(coordinator), intent).await
+    }
+
+    /// Starts one that never hears of a coordinator.
+    pub async fn start_alone(name: &str, cache: &Path, intent: Intent) -> Self {
+        Self::open(name, cache, None, intent).await
+    }
+
+    async fn open(
+        name: &str,
+        cache: &Path,
+        coordinator: Option<&Coordinator>,
+        intent: Intent,
+    ) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
             .build()
             .unwrap();
         let metrics = Arc::new(Metrics::new());
+        let peers = Peers::default();
         let settings = Settings {
             node: name.to_owned(),
             node_ip: "127.0.0.1".parse().unwrap(),
             peer_listen: "127.0.0.1:0".parse().unwrap(),
             cache_dir: cache.to_owned(),
             security: security(),
+            peers: peers.clone(),
         };
         let open = Core::open(settings, metrics.clone(), Arc::new(Health::new()));
         let core = runtime.spawn(open).await.unwrap().unwrap();
         let state = core.state();
         let public = core.public();
-        let (outbox, orders) = coordinator.connect(name, core.peer_address()).await;
+        let address = core.peer_address();
+        let (outbox, orders) = match coordinator {
+            Some(coordinator) => coordinator.connect(name, address).await,
+            None => (mpsc::unbounded_channel().0, mpsc::channel(1).1),
+        };
         let (intent, intents) = watch::channel(intent);
         let stop = CancellationToken::new();
         let done = runtime.spawn(core.run(outbox, orders, intents, stop.clone()));
@@ -67,6 +91,8 @@ impl Agent {
             runtime: Some(runtime),
             intent,
             state,
+            address,
+            peers,
             public,
             metrics,
             stop,

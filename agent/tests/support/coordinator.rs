@@ -22,6 +22,8 @@ pub struct Coordinator(Arc<Mutex<State>>);
 
 struct State {
     access: OriginAccess,
+    /// Nodes with another way to the hub.
+    ways: BTreeMap<String, OriginAccess>,
     agents: BTreeMap<String, Agent>,
     connections: u64,
     /// What agents said, in order, for assertions.
@@ -56,6 +58,7 @@ impl Coordinator {
     pub fn start(access: OriginAccess) -> Self {
         let coordinator = Self(Arc::new(Mutex::new(State {
             access,
+            ways: BTreeMap::new(),
             agents: BTreeMap::new(),
             connections: 0,
             said: Vec::new(),
@@ -70,6 +73,12 @@ impl Coordinator {
             }
         });
         coordinator
+    }
+
+    /// Gives a node another way to the hub.
+    pub async fn lead(&self, node: &str, access: OriginAccess) {
+        let mut state = self.0.lock().await;
+        state.ways.insert(node.to_owned(), access);
     }
 
     /// The two ends of a connection for an agent.
@@ -243,7 +252,7 @@ impl State {
 
     /// Tells all members of a snapshot of each other.
     async fn introduce(&mut self, snapshot: &str) {
-        let tracking = |agent: &&mut Agent| agent.tracks.contains_key(snapshot);
+        let tracking = |(_, agent): &(&String, &mut Agent)| agent.tracks.contains_key(snapshot);
         let members: Vec<Member> = self
             .agents
             .iter()
@@ -253,11 +262,12 @@ impl State {
                 address: agent.address,
             })
             .collect();
-        for agent in self.agents.values_mut().filter(tracking) {
+        for (node, agent) in self.agents.iter_mut().filter(tracking) {
+            let access = self.ways.get(node).unwrap_or(&self.access);
             for order in [
                 CoordinatorMessage::Origin {
                     snapshot: snapshot.to_owned(),
-                    access: self.access.clone(),
+                    access: access.clone(),
                 },
                 CoordinatorMessage::Members {
                     snapshot: snapshot.to_owned(),

@@ -71,3 +71,31 @@ prometheus.io/port: {{ .port | quote }}
 prometheus.io/path: /metrics
 {{- end }}
 {{- end -}}
+
+{{/* Environment by which agents announce themselves. */}}
+{{- define "modelcache.announce" -}}
+{{- if .Values.agent.discovery.announce }}
+{{- if not .Values.agent.hostNetwork }}
+{{- fail "agent.discovery.announce needs agent.hostNetwork: pod networks carry neither multicast nor broadcast; agents find each other by their Service there" }}
+{{- end }}
+{{- with .Values.agent.discovery }}
+- {name: MODELCACHE_ANNOUNCE, value: "true"}
+- {name: MODELCACHE_LAN_GROUP, value: "{{ .group }}"}
+- {name: MODELCACHE_LAN_GROUP_V6, value: "{{ .groupV6 }}"}
+- {name: MODELCACHE_LAN_PORT, value: "{{ .port }}"}
+- {name: MODELCACHE_LAN_TTL, value: "{{ .ttl }}"}
+{{- with .interfaces }}
+- {name: MODELCACHE_LAN_INTERFACES, value: {{ join "," . | quote }}}
+{{- end }}
+{{- with .exclude }}
+- {name: MODELCACHE_LAN_EXCLUDE, value: {{ join "," . | quote }}}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- with .Values.agent.discovery.hali }}
+{{- if not (and $.Values.agent.discovery.announce $.Values.agent.plainBitTorrent.port) }}
+{{- fail "agent.discovery.hali needs agent.discovery.announce and agent.plainBitTorrent.port, because hali is told on the nodes' network what it can take from that port: set both, or leave it out" }}
+{{- end }}
+- {name: MODELCACHE_HALI_SECRET_FILE, value: /var/run/secrets/modelcache-hali}
+{{- end }}
+{{- end -}}

@@ -22,6 +22,8 @@ pub(super) enum Event {
         node: String,
         connection: u64,
         peer_address: SocketAddr,
+        /// Whether it had a connection until now and goes on with what it does.
+        resumes: bool,
         orders: mpsc::Sender<CoordinatorMessage>,
     },
     /// An agent reports something.
@@ -79,6 +81,7 @@ pub(super) async fn run(
 
 struct Connection {
     id: u64,
+    peer_address: SocketAddr,
     orders: mpsc::Sender<CoordinatorMessage>,
 }
 
@@ -102,12 +105,20 @@ impl Actor {
                 node,
                 connection,
                 peer_address,
+                resumes,
                 orders,
             } => {
+                let link = Connection {
+                    id: connection,
+                    peer_address,
+                    orders,
+                };
                 // Dropping the older connection's sender ends it; what it still says is recognised by its id.
+                let before = self.connections.insert(node.clone(), link);
+                if resumes && before.is_some_and(|before| before.peer_address == peer_address) {
+                    return;
+                }
                 let outgoing = self.schedule.agent_connected(&node, peer_address, now);
-                let id = connection;
-                self.connections.insert(node, Connection { id, orders });
                 self.tell_connected();
                 self.deliver(outgoing);
             }
@@ -141,6 +152,9 @@ impl Actor {
 
     /// Hands orders to the connections. One that does not keep up is ended: its agent comes back and says everything anew.
     fn deliver(&mut self, outgoing: Outgoing) {
+        let known = self.metrics.distrusted.get();
+        let distrusted = self.schedule.distrusted().saturating_sub(known);
+        self.metrics.distrusted.inc_by(distrusted);
         let mut queue = VecDeque::from(outgoing);
         while let Some((node, order)) = queue.pop_front() {
             let Some(connection) = self.connections.get(&node) else {

@@ -33,6 +33,8 @@ pub struct CoordinatorMetrics {
     pub take_failures: Counter,
     /// Blobs that agents reported with a wrong hash.
     pub corrupt: Counter,
+    /// Nodes found to have made wrong bytes, once for each snapshot.
+    pub distrusted: Counter,
 }
 
 impl CoordinatorMetrics {
@@ -83,6 +85,11 @@ impl CoordinatorMetrics {
             "corrupt_blobs",
             "Blobs that an agent found to have another hash than the hub's and threw away",
             self.corrupt.clone(),
+        );
+        registry.register(
+            "distrusted_nodes",
+            "Nodes that were found to have made wrong bytes of a segment, and give nothing of that snapshot to others any more",
+            self.distrusted.clone(),
         );
     }
 }

@@ -118,12 +118,13 @@ async fn talk(shared: Shared, node: String, socket: WebSocket) {
     let events = shared.coordinator.events.clone();
     let (mut sink, mut stream) = socket.split();
     let end = match greet(&node, &mut stream).await {
-        Ok(peer_address) => {
+        Ok((peer_address, resumes)) => {
             let (orders, inbox) = mpsc::channel(ORDER_QUEUE);
             let hello = Event::Connected {
                 node: node.clone(),
                 connection,
                 peer_address,
+                resumes,
                 orders,
             };
             if events.send(hello).await.is_err() {
@@ -152,11 +153,11 @@ async fn talk(shared: Shared, node: String, socket: WebSocket) {
     tracing::info!(node, "agent disconnected");
 }
 
-/// Waits for the agent's Hello and checks it; gives the address of its uploader.
+/// Waits for the agent's Hello and checks it; gives the address of its uploader and whether it goes on.
 async fn greet(
     node: &str,
     stream: &mut SplitStream<WebSocket>,
-) -> Result<std::net::SocketAddr, End> {
+) -> Result<(std::net::SocketAddr, bool), End> {
     let late = || End::Refused("say hello within 30 seconds".to_owned());
     let first = loop {
         let frame = timeout(DEAD_AFTER, stream.next())
@@ -180,7 +181,11 @@ async fn greet(
                 "other nodes cannot reach {peer_address}: give the node's own address and port"
             )))
         }
-        AgentMessage::Hello { peer_address, .. } => Ok(peer_address),
+        AgentMessage::Hello {
+            peer_address,
+            resumes,
+            ..
+        } => Ok((peer_address, resumes)),
         _ => Err(End::Refused("the first message must be hello".to_owned())),
     }
 }

@@ -3,6 +3,7 @@
 //! Agents get it as a mounted volume, never through the API; the operator, who makes it, reads it there. While one key
 //! follows another both are valid, so that no connection fails however long the kubelets take to bring the new one.
 
+mod events;
 mod object;
 mod plan;
 
@@ -17,6 +18,7 @@ use modelcache_swarm::secret::{KeySetter, Keyring, Keys};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
+use events::{Change, Teller};
 use object::ObjectError;
 pub use plan::Policy;
 use plan::Step;
@@ -52,6 +54,7 @@ pub struct KeySecret {
     api: Api<Secret>,
     name: String,
     policy: Policy,
+    teller: Teller,
 }
 
 impl KeySecret {
@@ -59,6 +62,7 @@ impl KeySecret {
     #[must_use]
     pub fn new(client: Client, namespace: &str, name: String, policy: Policy) -> Self {
         Self {
+            teller: Teller::new(client.clone()),
             api: Api::namespaced(client, namespace),
             name,
             policy,
@@ -108,14 +112,13 @@ impl KeySecret {
             let secret = object::first(&self.name, random()?, Timestamp::now());
             // Only creates: where somebody else was faster, it fails, and the next look finds theirs.
             let made = self.call(self.api.create(&params(), &secret)).await?;
-            tracing::info!(
-                secret = self.name,
-                "the cluster's secret was absent and is made"
-            );
-            return Ok(self.read(&made)?.0);
+            let ring = self.read(&made)?.0;
+            self.teller.tell(&made, Change::Made(ring.current().id()));
+            return Ok(ring);
         };
         let (ring, stored) = self.read(&secret)?;
-        let changed = match plan::next_step(&stored, &self.policy, Timestamp::now()) {
+        let step = plan::next_step(&stored, &self.policy, Timestamp::now());
+        let changed = match step {
             Step::Keep => return Ok(ring),
             Step::Rotate => object::rotated(secret, random()?, Timestamp::now()),
             Step::Retire => object::retired(secret),
@@ -124,13 +127,30 @@ impl KeySecret {
         let changed = self
             .call(self.api.replace(&self.name, &params(), &changed))
             .await?;
+        let before = ring;
         let ring = self.read(&changed)?.0;
-        if stored.has_previous {
-            tracing::info!(secret = self.name, key = %ring.current().id(), "the previous key is no longer valid");
-        } else {
-            tracing::info!(secret = self.name, key = %ring.current().id(), "the cluster's secret has a new key");
+        if let Some(change) = self.change(step, &before, &ring) {
+            self.teller.tell(&changed, change);
         }
         Ok(ring)
+    }
+
+    /// What a step did to the keys.
+    fn change(&self, step: Step, before: &Keyring, after: &Keyring) -> Option<Change> {
+        let new = after.current().id();
+        match step {
+            Step::Keep => None,
+            Step::Rotate => Some(Change::Rotated {
+                new,
+                old: before.current().id(),
+                overlap: self.policy.overlap,
+            }),
+            Step::Retire => {
+                let mut gone = before.keys().map(|key| key.id());
+                let old = gone.find(|key| *key != new)?;
+                Some(Change::Retired { new, old })
+            }
+        }
     }
 
     fn read(&self, secret: &Secret) -> Result<(Keyring, plan::Stored), Problem> {

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use axum::body::Body;
 use axum::http::{Method, Request, Response, StatusCode};
 use jiff::SignedDuration;
+use k8s_openapi::ByteString;
 use modelcache_crds::names::ROTATE_ANNOTATION;
 use modelcache_swarm::secret::KeyId;
 use serde_json::{Value, json};
@@ -23,6 +24,8 @@ struct State {
     writes: Vec<Method>,
     /// Somebody else is faster each time.
     raced: bool,
+    /// Reasons and notes, as they came.
+    events: Vec<(String, String)>,
 }
 
 impl Api {
@@ -50,6 +53,13 @@ impl Api {
             return found.map_or_else(|| failure(StatusCode::NOT_FOUND, "NotFound"), answer);
         }
         let mut secret: Value = serde_json::from_slice(&body).unwrap();
+        if parts.uri.path() == "/apis/events.k8s.io/v1/namespaces/ns/events" {
+            assert_eq!(secret["regarding"]["kind"], "Secret");
+            assert_eq!(secret["regarding"]["name"], "key");
+            let text = |field: &str| secret[field].as_str().unwrap().to_owned();
+            state.events.push((text("reason"), text("note")));
+            return answer(&secret);
+        }
         let version = state.version.to_string();
         let expected = if parts.method == Method::POST {
             PATH
@@ -65,6 +75,7 @@ impl Api {
         }
         state.version += 1;
         secret["metadata"]["resourceVersion"] = json!(state.version.to_string());
+        secret["metadata"]["namespace"] = json!("ns");
         secret["metadata"]["creationTimestamp"] = json!("2026-01-01T00:00:00Z");
         state.writes.push(parts.method);
         state.secret = Some(secret.clone());
@@ -86,6 +97,17 @@ impl Api {
 
     fn writes(&self) -> usize {
         self.0.lock().unwrap().writes.len()
+    }
+
+    /// The first so many Events, once they have come.
+    async fn events(&self, count: usize) -> Vec<(String, String)> {
+        loop {
+            let events = self.0.lock().unwrap().events.clone();
+            if events.len() >= count {
+                return events;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 }
 
@@ -188,4 +210,40 @@ async fn who_uses_the_keys_hears_of_a_new_one() {
     keys.changed().await;
     assert_eq!(ids(&keys.now())[1..], first);
     stop.cancel();
+}
+
+#[tokio::test]
+async fn what_happens_to_the_keys_is_told_by_their_names() {
+    let api = Api::default();
+    let old = api.keeper(SignedDuration::from_hours(1)).look().await;
+    let old = old.unwrap().current().id();
+    api.events(1).await;
+    api.ask();
+    let new = api.keeper(SignedDuration::from_hours(1)).look().await;
+    let new = new.unwrap().current().id();
+    api.events(2).await;
+    let secret = api.0.lock().unwrap().secret.clone().unwrap();
+    api.keeper(SignedDuration::ZERO).look().await.unwrap();
+    let events = api.events(3).await;
+    let reasons: Vec<_> = events.iter().map(|(reason, _)| reason.as_str()).collect();
+    assert_eq!(reasons, ["KeyMade", "KeyRotated", "KeyRetired"]);
+    let notes: Vec<_> = events.iter().map(|(_, note)| note.as_str()).collect();
+    assert!(notes[0].contains(&old.to_string()), "{}", notes[0]);
+    for note in &notes[1..] {
+        for key in [old, new] {
+            assert!(note.contains(&key.to_string()), "{note}");
+        }
+    }
+    assert!(notes[1].ends_with("for 1h"), "{}", notes[1]);
+    // As they stand in the Secret, and as people write them.
+    for entry in ["current", "previous"] {
+        let written = secret["data"][entry].as_str().unwrap();
+        let key: ByteString = serde_json::from_value(json!(written)).unwrap();
+        let plain = String::from_utf8(key.0).unwrap();
+        for note in &notes {
+            assert!(!note.contains(written) && !note.contains(&plain), "{note}");
+        }
+    }
+    api.keeper(SignedDuration::ZERO).look().await.unwrap();
+    assert_eq!(api.events(3).await.len(), 3, "nothing happened");
 }

@@ -27,6 +27,7 @@ use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::resolve::{Hub, Resolver};
 use crate::secrets::{ReadSecret, TokenCache};
+use crate::tracker::SharedTracker;
 
 use self::apply::Applier;
 use self::dereference::Mirrors;
@@ -53,6 +54,8 @@ pub struct Context {
     pub agents: Agents,
     /// Who is told which snapshots to bring to the nodes.
     pub coordinator: Coordinator,
+    /// Who tells agents which of them have a snapshot, when that is asked for.
+    pub tracker: Option<SharedTracker>,
     /// Counters and gauges.
     pub metrics: Arc<Metrics>,
     /// What the probes ask about.
@@ -118,8 +121,15 @@ impl Reconciler {
         // No client required.
         let world = validate::validate(&picture, &self.context.default_endpoint);
         let plan = plan::plan(&picture, &world, &self.context.agents);
-        // Neither waits for anything.
+        // None of them waits for anything.
         self.resolver.want(plan.requests.clone());
+        if let Some(tracker) = &self.context.tracker {
+            tracker.register(
+                plan.coordinated
+                    .iter()
+                    .map(|snapshot| snapshot.name.as_str()),
+            );
+        }
         self.context
             .coordinator
             .set_snapshots(plan.coordinated.clone());

@@ -50,7 +50,7 @@ impl Now {
 #[cfg(test)]
 impl Now {
     /// Later by `by` on both clocks.
-    pub(super) fn plus(self, by: Duration) -> Self {
+    pub(crate) fn plus(self, by: Duration) -> Self {
         Self {
             wall: self.wall.plus(by),
             monotonic: self.monotonic + by,

@@ -28,32 +28,14 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::time::Duration;
 
 use super::announcement::{Announcement, NodeName};
 use super::clock::{Now, UnixMillis};
 use super::refusal::Refusal;
+use super::window::{Tolerance, Window};
 
 /// Most nodes that are remembered, some 300 bytes each.
 pub const MAX_NODES: usize = 4096;
-
-/// How far clocks may differ, travel included.
-#[derive(Clone, Copy, Debug)]
-pub struct Tolerance {
-    /// How old a datagram may be.
-    pub past: Duration,
-    /// How far in the future.
-    pub ahead: Duration,
-}
-
-impl Default for Tolerance {
-    fn default() -> Self {
-        Self {
-            past: Duration::from_secs(30),
-            ahead: Duration::from_secs(10),
-        }
-    }
-}
 
 /// What was heard of one node.
 #[derive(Debug)]
@@ -109,11 +91,9 @@ fn bit(behind: u64) -> u64 {
 /// Remembers what was heard.
 #[derive(Debug)]
 pub struct Guard {
-    tolerance: Tolerance,
+    window: Window,
     most: usize,
     nodes: HashMap<NodeName, Heard>,
-    floor: UnixMillis,
-    last: Now,
 }
 
 impl Guard {
@@ -121,11 +101,9 @@ impl Guard {
     #[must_use]
     pub fn new(tolerance: Tolerance, now: Now) -> Self {
         Self {
-            tolerance,
+            window: Window::new(tolerance, now),
             most: MAX_NODES,
             nodes: HashMap::new(),
-            floor: now.wall.plus(tolerance.ahead),
-            last: now,
         }
     }
 
@@ -138,13 +116,13 @@ impl Guard {
     ) -> Result<(), Refusal> {
         self.follow_clock(now);
         let sent_at = announcement.sent_at;
-        if sent_at < now.wall.minus(self.tolerance.past)
-            || sent_at > now.wall.plus(self.tolerance.ahead)
-        {
+        if self.window.is_stale(sent_at) {
             return Err(Refusal::Stale);
         }
         let known = self.nodes.get_mut(&announcement.node);
-        let floor = known.as_ref().map_or(self.floor, |heard| heard.floor);
+        let floor = known
+            .as_ref()
+            .map_or(self.window.floor(), |heard| heard.floor);
         if known
             .as_ref()
             .is_some_and(|heard| !heard.is_news(announcement))
@@ -178,7 +156,7 @@ impl Guard {
     /// Forgets the nodes of which everything that was heard is stale by now: it would be refused without them too.
     pub fn forget_stale(&mut self, now: Now) {
         self.follow_clock(now);
-        let oldest = now.wall.minus(self.tolerance.past);
+        let oldest = self.window.oldest();
         self.nodes.retain(|_, heard| heard.latest >= oldest);
     }
 
@@ -199,23 +177,16 @@ impl Guard {
         let oldest = self.nodes.iter().min_by_key(|(_, heard)| heard.latest);
         if let Some((node, latest)) = oldest.map(|(node, heard)| (node.clone(), heard.latest)) {
             self.nodes.remove(&node);
-            self.floor = self.floor.max(latest);
+            self.window.raise_floor(latest);
         }
     }
 
     fn follow_clock(&mut self, now: Now) {
-        let passed = now.monotonic.saturating_duration_since(self.last.monotonic);
-        let expected = self.last.wall.plus(passed);
-        if now.wall.plus(self.tolerance.ahead) < expected {
-            tracing::warn!(
-                "the clock was set back; announcements are not believed for some seconds"
-            );
-            self.floor = now.wall.plus(self.tolerance.ahead);
+        if self.window.follow(now) {
             for heard in self.nodes.values_mut() {
-                heard.floor = heard.floor.min(self.floor);
+                heard.floor = heard.floor.min(self.window.floor());
             }
         }
-        self.last = now;
     }
 }
 

@@ -1,7 +1,8 @@
 //! The sockets of one multicast group pair: IPv4 and, where the system has it, IPv6.
 //!
 //! One socket of each family receives, on all addresses, so that broadcast arrives too; it joins the group on each link.
-//! Each link has a socket to send with, bound to the link's address. What a machine sends by multicast it does not hear.
+//! Each link has a socket to send with, bound to the link's address. What a machine sends by multicast it does not hear,
+//! unless it asks for that.
 //! Several programs of one machine may listen at once.
 
 use std::collections::BTreeMap;
@@ -66,6 +67,8 @@ pub struct Sockets {
     /// Missing where the system has no IPv6.
     v6: Option<UdpSocket>,
     links: BTreeMap<Link, UdpSocket>,
+    /// Whether this machine hears what it sends by multicast.
+    echo: bool,
 }
 
 impl Sockets {
@@ -89,7 +92,14 @@ impl Sockets {
             v4,
             v6,
             links: BTreeMap::new(),
+            echo: false,
         })
+    }
+
+    /// The same, but this machine hears what is sent by multicast: to see whether its own rules let that pass.
+    #[must_use]
+    pub fn with_echo(self) -> Self {
+        Self { echo: true, ..self }
     }
 
     /// Serves these links from now on. Says whether they are others than before. A link that cannot be served is left out
@@ -116,7 +126,7 @@ impl Sockets {
             }
             match self
                 .join(&link)
-                .and_then(|()| sender(&link, self.group.ttl))
+                .and_then(|()| sender(&link, self.group.ttl, self.echo))
             {
                 Ok(socket) => {
                     tracing::info!(interface = link.name, address = %link.address, "peers are looked for here");
@@ -225,7 +235,7 @@ fn receiver(family: Domain, port: u16) -> io::Result<UdpSocket> {
     UdpSocket::from_std(socket.into())
 }
 
-fn sender(link: &Link, ttl: u8) -> io::Result<UdpSocket> {
+fn sender(link: &Link, ttl: u8, echo: bool) -> io::Result<UdpSocket> {
     let family = Domain::for_address(SocketAddr::new(link.address, 0));
     let socket = Socket::new(family, Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_nonblocking(true)?;
@@ -233,13 +243,13 @@ fn sender(link: &Link, ttl: u8) -> io::Result<UdpSocket> {
         IpAddr::V4(address) => {
             socket.set_multicast_if_v4(&address)?;
             socket.set_multicast_ttl_v4(ttl.into())?;
-            socket.set_multicast_loop_v4(false)?;
+            socket.set_multicast_loop_v4(echo)?;
             socket.set_broadcast(true)?;
         }
         IpAddr::V6(_) => {
             socket.set_multicast_if_v6(link.index)?;
             socket.set_multicast_hops_v6(ttl.into())?;
-            socket.set_multicast_loop_v6(false)?;
+            socket.set_multicast_loop_v6(echo)?;
         }
     }
     socket.bind(&SocketAddr::new(link.address, 0).into())?;

@@ -11,13 +11,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::announcement::{Announcement, Body, ContentId, Delivery, Listening, NodeName, Page};
 use super::clock::Now;
-use super::guard::{Guard, Tolerance};
+use super::guard::Guard;
 use super::interfaces::{self, Choice, Interface, Link};
 use super::net::{Group, NetError, Sockets};
 use super::rate::{Limits, Rate, Sources};
 use super::refusal::{Counters, Refusal};
 use super::table::PeerTable;
 use super::timing::{Intervals, Reach, Schedule};
+use super::window::Tolerance;
 use super::wire::{self, MAX_DATAGRAM};
 use crate::secret::Keys;
 
@@ -43,7 +44,7 @@ const LIMITS: Limits = Limits {
     sources: 4096,
 };
 
-/// How often interfaces are listed and old entries forgotten.
+/// How often interfaces are listed and what was heard is forgotten.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// After an error of the network, which repeats at once more often than not.
 const ERROR_PAUSE: Duration = Duration::from_millis(200);
@@ -208,7 +209,7 @@ impl Service {
         self.announce(true).await;
     }
 
-    /// Looks at what changes by itself: interfaces, and the age of what is known.
+    /// Looks at what changes by itself: interfaces, and the age of what was heard.
     fn look(&mut self) {
         let now = Now::read();
         match interfaces::list() {
@@ -216,7 +217,6 @@ impl Service {
             Err(error) => tracing::warn!(%error, "cannot list the network interfaces"),
         }
         self.guard.forget_stale(now);
-        self.peers.lock().expire(now.monotonic);
     }
 
     fn follow(&mut self, listed: &[Interface], now: Instant) {

@@ -3,12 +3,18 @@
 //! An entry is a hint: somebody said that a peer listens there. What the peer sends is checked against the snapshot, so a
 //! wrong entry costs a connection and nothing else. Its age says how much it is worth: [`FRESH`] and [`USABLE`].
 
+mod candidates;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use super::announcement::{Announcement, Body, ContentId, NodeName, Page};
+use super::announcement::{
+    Announcement, Body, CONTENTS_PER_PAGE, ContentId, MAX_PAGES, NodeName, Page,
+};
 use super::clock::UnixMillis;
+
+pub use candidates::Candidate;
 
 /// Up to this age a peer is most likely there.
 pub const FRESH: Duration = Duration::from_mins(2);
@@ -21,6 +27,8 @@ pub const MAX_PEERS: usize = 4096;
 pub const MAX_UNSIGNED: usize = 1024;
 /// Most contents of an address that nobody has vouched for.
 const MAX_UNSIGNED_CONTENTS: usize = 64;
+/// Most contents of an address that somebody has vouched for; as many as a node can announce.
+const MAX_NAMED_CONTENTS: usize = MAX_PAGES * CONTENTS_PER_PAGE;
 
 /// How an address became known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -29,6 +37,8 @@ pub enum Origin {
     Static,
     /// A member of the cluster announced it.
     Announcement,
+    /// The tracker named it; its answer was signed with the cluster's secret, as was what that address's member told it.
+    Tracker,
     /// A BitTorrent client said so by local service discovery (BEP 14), unsigned.
     LocalService,
     /// A machine with hali said so. Its packet is signed, but not its address, and what it seeds is its word only.
@@ -42,6 +52,7 @@ impl Origin {
         match self {
             Self::Static => "static",
             Self::Announcement => "announcement",
+            Self::Tracker => "tracker",
             Self::LocalService => "lsd",
             Self::Hali => "hali",
         }
@@ -73,10 +84,12 @@ pub struct Peer {
     pub first_seen: Instant,
     /// When it was last heard of.
     pub last_seen: Instant,
-    /// When a connection to it last succeeded.
+    /// When a connection to it last succeeded, if none failed since.
     pub verified: Option<Instant>,
-    /// What the source without a signature says it holds.
-    unsigned: BTreeSet<ContentId>,
+    /// When a connection to it last failed, if none succeeded since.
+    failed: Option<Instant>,
+    /// What it holds or wants, by sources that name no node.
+    contents: BTreeSet<ContentId>,
 }
 
 impl Peer {
@@ -87,14 +100,15 @@ impl Peer {
             first_seen: now,
             last_seen: now,
             verified: None,
-            unsigned: BTreeSet::new(),
+            failed: None,
+            contents: BTreeSet::new(),
         }
     }
 
-    /// How many torrents it has, where an unsigned source says so.
+    /// How many torrents it has, where a source that names no node says so.
     #[must_use]
     pub fn torrents(&self) -> usize {
-        self.unsigned.len()
+        self.contents.len()
     }
 
     /// Its worth; `None` when it is gone.
@@ -151,14 +165,37 @@ impl Node {
     }
 }
 
+/// Where this node itself listens.
+#[derive(Debug, Default)]
+struct Here {
+    hosts: BTreeSet<IpAddr>,
+    port: u16,
+}
+
+impl Here {
+    fn is(&self, address: SocketAddr) -> bool {
+        let ip = address.ip().to_canonical();
+        let local = ip.is_loopback() || ip.is_unspecified() || self.hosts.contains(&ip);
+        local && address.port() == self.port
+    }
+}
+
 /// All peers that are known, by address.
 #[derive(Debug, Default)]
 pub struct PeerTable {
     peers: HashMap<SocketAddr, Peer>,
     nodes: HashMap<NodeName, Node>,
+    here: Here,
 }
 
 impl PeerTable {
+    /// This node itself listens on that port of these hosts: whoever names such an address names no peer.
+    pub fn set_here(&mut self, hosts: BTreeSet<IpAddr>, port: u16) {
+        self.here = Here { hosts, port };
+        let here = &self.here;
+        self.peers.retain(|address, _| !here.is(*address));
+    }
+
     /// Takes in an announcement that the guard let pass.
     pub fn announced(&mut self, announcement: &Announcement, now: Instant) {
         let name = &announcement.node;
@@ -203,9 +240,14 @@ impl PeerTable {
         let Some(peer) = self.sighted(address, origin, now) else {
             return;
         };
+        let most = if origin.vouched() {
+            MAX_NAMED_CONTENTS
+        } else {
+            MAX_UNSIGNED_CONTENTS
+        };
         for content in contents {
-            if peer.unsigned.len() < MAX_UNSIGNED_CONTENTS {
-                peer.unsigned.insert(*content);
+            if peer.contents.len() < most {
+                peer.contents.insert(*content);
             }
         }
     }
@@ -213,14 +255,14 @@ impl PeerTable {
     /// A connection to this address succeeded.
     pub fn verified(&mut self, address: SocketAddr, now: Instant) {
         if let Some(peer) = self.peers.get_mut(&address) {
-            peer.verified = Some(now);
+            (peer.verified, peer.failed) = (Some(now), None);
         }
     }
 
     /// A connection to this address failed; what was said about it stays.
-    pub fn failed(&mut self, address: SocketAddr) {
+    pub fn failed(&mut self, address: SocketAddr, now: Instant) {
         if let Some(peer) = self.peers.get_mut(&address) {
-            peer.verified = None;
+            (peer.verified, peer.failed) = (None, Some(now));
         }
     }
 
@@ -240,21 +282,6 @@ impl PeerTable {
             .collect();
         alive.sort_by_key(|(address, peer)| (peer.node.clone(), *address));
         alive
-    }
-
-    /// The addresses of those that say they hold this, the best ones first: verified ones, then the freshest.
-    #[must_use]
-    pub fn holders(&self, content: ContentId, now: Instant) -> Vec<SocketAddr> {
-        let mut holders = self.peers(now);
-        holders.retain(|(_, peer)| {
-            let node = peer.node.as_ref().and_then(|name| self.nodes.get(name));
-            node.is_some_and(|node| node.holds(&content)) || peer.unsigned.contains(&content)
-        });
-        holders.sort_by_key(|(_, peer)| {
-            let age = now.saturating_duration_since(peer.last_seen);
-            (peer.verified.is_none(), !peer.vouched(), age)
-        });
-        holders.into_iter().map(|(address, _)| address).collect()
     }
 
     /// What a node says it holds.
@@ -300,8 +327,11 @@ impl PeerTable {
         }
     }
 
-    /// The entry of an address that was just heard of; `None` when there is no room for it.
+    /// The entry of an address that was just heard of; `None` when it is this node's own, or there is no room for it.
     fn sighted(&mut self, address: SocketAddr, origin: Origin, now: Instant) -> Option<&mut Peer> {
+        if self.here.is(address) {
+            return None;
+        }
         if !self.peers.contains_key(&address) && !self.make_room(origin) {
             return None;
         }

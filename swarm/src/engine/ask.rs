@@ -1,4 +1,4 @@
-//! Asking another node what it has of a snapshot, and answering; see [`crate::inventory`].
+//! Questions between nodes and their answers, of which the first is what a node has of a snapshot; see [`crate::inventory`].
 //!
 //! After the handshakes each side sends one frame: the length in four bytes, the id of an extension message (BEP 10),
 //! and JSON.
@@ -17,10 +17,10 @@ use tokio::time::timeout;
 use super::source::SegmentSource;
 use super::wire::{self, EXTENDED, HANDSHAKE_BYTES, WireError};
 use crate::inventory::{Answer, MAX_ANSWER_BYTES, MAX_QUESTION_BYTES, MAX_WANTS, Question, topic};
-use crate::link::{LinkError, Security};
+use crate::link::{Link, LinkError, Security};
 
 /// For everything from dialling to the end of the answer.
-const TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why there is no answer.
 #[derive(Debug, Error)]
@@ -28,15 +28,26 @@ pub enum AskError {
     /// Nothing, or not all, came in time.
     #[error("it did not answer within {} seconds", TIMEOUT.as_secs())]
     Slow,
-    /// It cannot be reached, or hung up: as a node does that does not have the snapshot.
-    #[error("it cannot be asked: {0}")]
-    Io(#[from] io::Error),
+    /// It cannot be reached.
+    #[error("it cannot be reached: {0}")]
+    Unreachable(io::Error),
+    /// It hung up.
+    #[error("it hung up, as a node does that has nothing of what it is asked for: {0}")]
+    HungUp(#[from] io::Error),
     /// It is none of us, or we are none of its.
     #[error(transparent)]
     Link(#[from] LinkError),
     /// It speaks something else.
     #[error("it does not answer as a node of this version does: {0}")]
     Answer(String),
+}
+
+impl AskError {
+    /// Whether a link to the node stood all the same: it is there, and one of us.
+    #[must_use]
+    pub fn linked(&self) -> bool {
+        matches!(self, Self::HungUp(_) | Self::Answer(_))
+    }
 }
 
 impl From<WireError> for AskError {
@@ -52,31 +63,11 @@ pub(super) async fn ask(
     snapshot: &str,
     question: &Question,
 ) -> Result<Answer, AskError> {
-    let talk = async {
-        let stream = TcpStream::connect(holder).await?;
-        stream.set_nodelay(true)?;
-        let mut link = security.dial(stream).await?;
-        ask_over(&mut link, snapshot, question).await
-    };
-    timeout(TIMEOUT, talk).await.map_err(|_| AskError::Slow)?
-}
-
-/// The same over a stream.
-async fn ask_over<S: AsyncRead + AsyncWrite + Unpin>(
-    stream: &mut S,
-    snapshot: &str,
-    question: &Question,
-) -> Result<Answer, AskError> {
-    let topic = topic(snapshot);
-    let mut out = wire::handshake(&topic, &wire::peer_id());
-    out.extend(frame(question)?);
-    stream.write_all(&out).await?;
-    let mut hello = [0; HANDSHAKE_BYTES];
-    stream.read_exact(&mut hello).await?;
-    if wire::parse_handshake(&hello)? != topic {
-        return Err(AskError::Answer("it speaks of another snapshot".to_owned()));
-    }
-    read(stream, MAX_ANSWER_BYTES).await
+    in_time(async {
+        let mut link = dial(security, holder).await?;
+        exchange(&mut link, topic(snapshot), question, MAX_ANSWER_BYTES).await
+    })
+    .await
 }
 
 /// Whether there is anything to say under that info hash; says it if so.
@@ -88,31 +79,69 @@ pub(super) async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
     if source.answer(info_hash, &[]).is_none() {
         return Ok(false);
     }
-    let talk = async {
+    in_time(async {
         let question: Question = read(stream, MAX_QUESTION_BYTES).await?;
         let wants = question.wants.get(..MAX_WANTS).unwrap_or(&question.wants);
         let Some(answer) = source.answer(info_hash, wants) else {
             return Ok(false);
         };
-        let mut out = wire::handshake(&info_hash, &wire::peer_id());
-        out.extend(frame(&answer)?);
-        stream.write_all(&out).await?;
+        say(stream, info_hash, &answer).await?;
         Ok(true)
-    };
+    })
+    .await
+}
+
+/// What `talk` comes to, if it does within [`TIMEOUT`].
+pub(super) async fn in_time<T>(
+    talk: impl Future<Output = Result<T, AskError>>,
+) -> Result<T, AskError> {
     timeout(TIMEOUT, talk).await.map_err(|_| AskError::Slow)?
 }
 
-fn frame(message: &impl Serialize) -> Result<Vec<u8>, AskError> {
-    let mut out = vec![0, 0, 0, 0, EXTENDED];
-    serde_json::to_writer(&mut out, message)
-        .map_err(|error| AskError::Answer(error.to_string()))?;
-    let len = u32::try_from(out.len() - 4).unwrap_or(u32::MAX);
-    out.splice(..4, len.to_be_bytes());
-    Ok(out)
+/// Makes a link to the node that serves at `peer`.
+pub(super) async fn dial(
+    security: &Security,
+    peer: SocketAddr,
+) -> Result<Link<TcpStream>, AskError> {
+    let stream = TcpStream::connect(peer)
+        .await
+        .map_err(AskError::Unreachable)?;
+    stream.set_nodelay(true).map_err(AskError::Unreachable)?;
+    Ok(security.dial(stream).await?)
+}
+
+/// Asks one question under that info hash, and reads the answer of at most `most` bytes.
+pub(super) async fn exchange<S: AsyncRead + AsyncWrite + Unpin, A: DeserializeOwned>(
+    stream: &mut S,
+    info_hash: [u8; 20],
+    question: &impl Serialize,
+    most: usize,
+) -> Result<A, AskError> {
+    say(stream, info_hash, question).await?;
+    let mut hello = [0; HANDSHAKE_BYTES];
+    stream.read_exact(&mut hello).await?;
+    if wire::parse_handshake(&hello)? != info_hash {
+        return Err(AskError::Answer("it speaks of something else".to_owned()));
+    }
+    read(stream, most).await
+}
+
+/// Says one thing under that info hash: a question as well as the answer to it.
+pub(super) async fn say<S: AsyncWrite + Unpin>(
+    stream: &mut S,
+    info_hash: [u8; 20],
+    message: &impl Serialize,
+) -> Result<(), AskError> {
+    let json = serde_json::to_vec(message).map_err(|error| AskError::Answer(error.to_string()))?;
+    let mut out = wire::handshake(&info_hash, &wire::peer_id());
+    out.extend(wire::extended(&[&json]));
+    stream.write_all(&out).await?;
+    // An encrypted link keeps sealed records back while the socket is full, and may be dropped after this.
+    Ok(stream.flush().await?)
 }
 
 /// Reads one frame of at most `most` bytes of JSON. The buffer grows with what arrives, not with what is announced.
-async fn read<S: AsyncRead + Unpin, T: DeserializeOwned>(
+pub(super) async fn read<S: AsyncRead + Unpin, T: DeserializeOwned>(
     stream: &mut S,
     most: usize,
 ) -> Result<T, AskError> {
@@ -184,10 +213,14 @@ mod tests {
         let node = one().await;
         let question = Question { wants: vec![3] };
         let stranger = ask(&keys_of(2), node.local_addr(), "known", &question).await;
-        assert!(matches!(stranger, Err(AskError::Link(_))), "{stranger:?}");
+        let error = stranger.unwrap_err();
+        assert!(
+            matches!(error, AskError::Link(_)) && !error.linked(),
+            "{error:?}"
+        );
         let mut plain = TcpStream::connect(node.local_addr()).await.unwrap();
-        let unasked = ask_over(&mut plain, "known", &question).await;
-        assert!(matches!(unasked, Err(AskError::Io(_))), "{unasked:?}");
+        let unasked = exchange::<_, Answer>(&mut plain, topic("known"), &question, 1 << 10).await;
+        assert!(matches!(unasked, Err(AskError::HungUp(_))), "{unasked:?}");
     }
 
     #[tokio::test]
@@ -218,7 +251,22 @@ mod tests {
             &Question::default(),
         )
         .await;
-        assert!(matches!(asked, Err(AskError::Io(_))), "{asked:?}");
+        let error = asked.unwrap_err();
+        assert!(
+            matches!(error, AskError::HungUp(_)) && error.linked(),
+            "{error:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn who_is_not_there_is_unreachable() {
+        let gone = one().await.local_addr();
+        let asked = ask(&keys_of(1), gone, "known", &Question::default()).await;
+        let error = asked.unwrap_err();
+        assert!(
+            matches!(error, AskError::Unreachable(_)) && !error.linked(),
+            "{error:?}"
+        );
     }
 
     #[tokio::test]
@@ -235,7 +283,32 @@ mod tests {
                 .unwrap();
         };
         let question = Question::default();
-        let (asked, ()) = tokio::join!(ask_over(&mut near, "s", &question), liar);
+        let asking = exchange::<_, Answer>(&mut near, topic("s"), &question, MAX_ANSWER_BYTES);
+        let (asked, ()) = tokio::join!(asking, liar);
         assert!(matches!(asked, Err(AskError::Answer(_))), "{asked:?}");
+    }
+    /// More than the socket and the link take in at once.
+    #[tokio::test]
+    async fn a_long_answer_arrives_at_a_slow_reader() {
+        let long = Answer {
+            fetching: (1_000_000..1_200_000).collect(),
+            ..Answer::default()
+        };
+        let (near, far) = tokio::io::duplex(1 << 10);
+        let (dialer, listener) = (keys_of(1), keys_of(1));
+        let (near, far) = tokio::join!(dialer.dial(near), listener.accept(far));
+        let (mut near, mut far) = (near.unwrap(), far.unwrap());
+        let answering = async {
+            let asked = &mut [0; HANDSHAKE_BYTES];
+            far.read_exact(asked).await.unwrap();
+            let _: Question = read(&mut far, MAX_QUESTION_BYTES).await.unwrap();
+            say(&mut far, topic("s"), &long).await.unwrap();
+            drop(far);
+        };
+        let question = Question::default();
+        let asking = exchange(&mut near, topic("s"), &question, MAX_ANSWER_BYTES);
+        let (asked, ()): (Result<Answer, _>, _) = tokio::join!(asking, answering);
+        assert!(serde_json::to_vec(&long).unwrap().len() > 1 << 20);
+        assert_eq!(asked.unwrap(), long);
     }
 }

@@ -1,10 +1,13 @@
 //! Telling a peer the info dictionary of a torrent that it knows by a magnet link only (BEP 9 and 10).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::wire::EXTENDED;
-use crate::metainfo::bencode::{Bencode, Dictionary, Found};
+use thiserror::Error;
+
+use super::wire;
+use crate::bencode::Bencode;
+use crate::bencode::found::{Dictionary, Found};
 
 /// Metadata travels in blocks of this length.
 const BLOCK_BYTES: usize = 16 << 10;
@@ -19,7 +22,8 @@ const DATA: i64 = 1;
 const REJECT: i64 = 2;
 
 /// A peer asks for more blocks at once than there can be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[error("asks for more than {MAX_WAITING} blocks of metadata at once")]
 pub(super) struct TooMany;
 
 /// What one peer says and asks by extension messages.
@@ -43,19 +47,19 @@ impl Metadata {
     /// The message with which we say what we know: nothing but this, and that we want nothing.
     pub(super) fn hello(&self, requests: usize) -> Vec<u8> {
         let number = |value| Bencode::Integer(i64::try_from(value).unwrap_or(i64::MAX));
-        let names = BTreeMap::from([(&b"ut_metadata"[..], number(usize::from(OUR_ID)))]);
-        let hello = BTreeMap::from([
-            (&b"m"[..], Bencode::Dictionary(names)),
-            (b"metadata_size", number(self.info.len())),
-            (b"reqq", number(requests)),
+        let names = Bencode::dictionary([("ut_metadata", number(usize::from(OUR_ID)))]);
+        let hello = Bencode::dictionary([
+            ("m", names),
+            ("metadata_size", number(self.info.len())),
+            ("reqq", number(requests)),
             // BEP 21.
-            (b"upload_only", number(1)),
+            ("upload_only", number(1)),
             (
-                b"v",
+                "v",
                 Bencode::Bytes(concat!("ModelCache/", env!("CARGO_PKG_VERSION")).into()),
             ),
         ]);
-        message(HANDSHAKE_ID, hello, &[])
+        wire::extended(&[&[HANDSHAKE_ID], &hello.encode()])
     }
 
     /// Takes note of an extension message: what follows the byte 20. What makes no sense is passed over.
@@ -105,32 +109,26 @@ impl Metadata {
         let block = usize::try_from(piece)
             .ok()
             .and_then(|piece| self.info.chunks(BLOCK_BYTES).nth(piece));
-        let kind = if block.is_some() { DATA } else { REJECT };
-        let mut head = BTreeMap::from([
-            (&b"msg_type"[..], Bencode::Integer(kind)),
-            (b"piece", Bencode::Integer(piece)),
-        ]);
-        if block.is_some() {
+        let piece = ("piece", Bencode::Integer(piece));
+        let head = if block.is_some() {
             let total = i64::try_from(self.info.len()).unwrap_or(i64::MAX);
-            head.insert(b"total_size", Bencode::Integer(total));
-        }
-        out.extend(message(id, head, block.unwrap_or_default()));
+            let total = ("total_size", Bencode::Integer(total));
+            Bencode::dictionary([("msg_type", Bencode::Integer(DATA)), piece, total])
+        } else {
+            Bencode::dictionary([("msg_type", Bencode::Integer(REJECT)), piece])
+        };
+        out.extend(wire::extended(&[
+            &[id],
+            &head.encode(),
+            block.unwrap_or_default(),
+        ]));
         true
     }
 }
 
-/// A whole extension message.
-fn message(id: u8, head: BTreeMap<&[u8], Bencode<'_>>, body: &[u8]) -> Vec<u8> {
-    let mut out = vec![0, 0, 0, 0, EXTENDED, id];
-    Bencode::Dictionary(head).encode(&mut out);
-    out.extend_from_slice(body);
-    let len = u32::try_from(out.len() - 4).unwrap_or(u32::MAX);
-    out.splice(..4, len.to_be_bytes());
-    out
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::wire::EXTENDED;
     use super::*;
 
     const HELLO: &[u8] = b"\0d1:md11:ut_metadatai3eee";

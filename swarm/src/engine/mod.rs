@@ -8,6 +8,7 @@
 
 mod accept;
 mod ask;
+mod back;
 mod forward;
 mod metadata;
 mod plain;
@@ -41,10 +42,12 @@ use crate::verify::piece_count;
 use forward::Forwarder;
 use storage::{BLOCK_BYTES, Pool, Transfer};
 
+pub use accept::UploaderError;
 pub use ask::AskError;
+pub use back::{Back, Examined, examine};
 pub use plain::PlainListener;
 pub use source::{OnSent, SegmentSource, Served};
-pub use uploader::{Uploader, UploaderError};
+pub use uploader::Uploader;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Above librqbit's keep-alive interval of 120 s, which it cannot be told to shorten; silence is noticed by [`take`].

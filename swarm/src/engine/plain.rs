@@ -2,30 +2,25 @@
 //!
 //! Everybody who reaches the port may take what the source finds, so a source must find nothing but what everybody may have.
 
-use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::SocketAddr;
+use std::sync::Arc;
 
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
+use tokio::net::TcpStream;
 
-use super::accept::accept;
+use super::accept::{Listening, UploaderError};
 use super::serve::{Closed, Connection as _, serve};
 use super::source::{OnSent, SegmentSource};
-use super::uploader::UploaderError;
+use crate::crowd::{Crowd, Place};
 
 /// Connections served at once; more are closed at once.
 const MAX_CONNECTIONS: usize = 256;
-/// The same of one address, or of one IPv6 network of 64 bits. A client has one for each torrent.
+/// The same of one [`source`](crate::crowd::source). A client has one for each torrent.
 const MAX_FROM_ONE_SOURCE: usize = 32;
 /// Bytes that are read and sent together.
 const BATCH_BYTES: usize = 128 << 10;
 
 /// Serves whole files to everybody until it is dropped.
-pub struct PlainListener {
-    addr: SocketAddr,
-    _tasks: JoinSet<()>,
-}
+pub struct PlainListener(Listening);
 
 impl PlainListener {
     /// Listens on `addr` and serves what `source` finds to whoever connects.
@@ -34,26 +29,19 @@ impl PlainListener {
         source: Arc<dyn SegmentSource>,
         on_sent: OnSent,
     ) -> Result<Self, UploaderError> {
-        let error = |source| UploaderError::Bind { addr, source };
-        let listener = TcpListener::bind(addr).await.map_err(error)?;
-        let addr = listener.local_addr().map_err(error)?;
-        let crowd = Crowd::default();
-        let mut tasks = JoinSet::new();
-        tasks.spawn(accept(listener, move |stream, peer| {
+        let crowd = Crowd::new(MAX_CONNECTIONS, MAX_FROM_ONE_SOURCE);
+        let listening = Listening::start(addr, move |stream, peer| {
             let place = crowd.enter(peer.ip())?;
             let (source, on_sent) = (source.clone(), on_sent.clone());
             Some(receive(stream, place, source, on_sent))
-        }));
-        Ok(Self {
-            addr,
-            _tasks: tasks,
-        })
+        });
+        listening.await.map(Self)
     }
 
     /// Where it listens.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
-        self.addr
+        self.0.addr
     }
 }
 
@@ -65,58 +53,7 @@ async fn receive(
 ) -> Result<(), Closed> {
     stream.set_nodelay(true)?;
     stream.acknowledge_at_once();
-    serve(stream, &*source, &on_sent, || BATCH_BYTES).await
-}
-
-/// Who is connected, by source.
-#[derive(Clone, Default)]
-struct Crowd(Arc<Mutex<HashMap<IpAddr, usize>>>);
-
-/// One connection's place among them.
-struct Place {
-    crowd: Crowd,
-    source: IpAddr,
-}
-
-impl Crowd {
-    /// A place for one more from there, if there is one.
-    fn enter(&self, from: IpAddr) -> Option<Place> {
-        let source = source(from);
-        let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let taken: usize = places.values().sum();
-        let taken_by_source = places.get(&source).copied().unwrap_or_default();
-        if taken >= MAX_CONNECTIONS || taken_by_source >= MAX_FROM_ONE_SOURCE {
-            return None;
-        }
-        places.insert(source, taken_by_source + 1);
-        Some(Place {
-            crowd: self.clone(),
-            source,
-        })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut places = self.crowd.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(taken) = places.get_mut(&self.source) {
-            *taken -= 1;
-            if *taken == 0 {
-                places.remove(&self.source);
-            }
-        }
-    }
-}
-
-/// What counts as one source: whoever has one address of an IPv6 network of 64 bits can have them all.
-fn source(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(address) => address.into(),
-        IpAddr::V6(address) => {
-            let network = address.to_bits() >> 64 << 64;
-            Ipv6Addr::from_bits(network).into()
-        }
-    }
+    serve(stream, &*source, &on_sent, || BATCH_BYTES, None).await
 }
 
 #[cfg(test)]
@@ -129,33 +66,6 @@ mod tests {
     use super::super::wire;
     use super::*;
     use crate::gate::memory::MemoryIo;
-
-    fn address(text: &str) -> IpAddr {
-        text.parse().unwrap()
-    }
-
-    #[test]
-    fn nobody_takes_all_places() {
-        let crowd = Crowd::default();
-        let mut places = Vec::new();
-        for _ in 0..MAX_FROM_ONE_SOURCE {
-            places.push(crowd.enter(address("10.0.0.1")).unwrap());
-        }
-        assert!(crowd.enter(address("10.0.0.1")).is_none());
-        assert!(crowd.enter(address("::ffff:10.0.0.1")).is_none());
-        for host in 0..MAX_FROM_ONE_SOURCE {
-            places.push(crowd.enter(address(&format!("fd00::{host:x}"))).unwrap());
-        }
-        assert!(crowd.enter(address("fd00::ffff:1:2:3")).is_none());
-        for host in 0..MAX_CONNECTIONS - 2 * MAX_FROM_ONE_SOURCE {
-            places.push(crowd.enter(address(&format!("10.0.1.{host}"))).unwrap());
-        }
-        assert!(crowd.enter(address("10.0.2.1")).is_none());
-        places.remove(0);
-        places.push(crowd.enter(address("10.0.0.1")).unwrap());
-        drop(places);
-        assert!(crowd.0.lock().unwrap().is_empty());
-    }
 
     const HASH: [u8; 20] = [7; 20];
 

@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use socket2::SockRef;
@@ -14,6 +15,7 @@ use tokio::sync::TryAcquireError;
 use tokio::time::{Instant, timeout};
 
 use super::ask::{self, AskError};
+use super::back::DialBack;
 use super::metadata::{Metadata, TooMany};
 use super::source::{OnSent, SegmentSource, Served};
 use super::wire::{self, HANDSHAKE_BYTES, Message, PIECE_HEADER_BYTES, Request, WireError};
@@ -50,14 +52,10 @@ pub(super) enum Closed {
     Unknown,
     #[error("asks for more than {MAX_QUEUED} blocks ahead")]
     Greedy,
+    #[error(transparent)]
+    Metadata(#[from] TooMany),
     #[error("cannot read the segment: {0}")]
     Read(io::Error),
-}
-
-impl From<TooMany> for Closed {
-    fn from(_: TooMany) -> Self {
-        Self::Greedy
-    }
 }
 
 /// The way to one peer.
@@ -79,12 +77,14 @@ impl Connection for TcpStream {
     }
 }
 
-/// Serves one connection until the peer leaves. `batch` says how many bytes may be read at once.
+/// Serves one connection until the peer leaves. `batch` says how many bytes may be read at once. With `back`
+/// who came from that address is dialled when it asks for it.
 pub(super) async fn serve(
     mut stream: impl Connection,
     source: &dyn SegmentSource,
     on_sent: &OnSent,
     batch: impl Fn() -> usize,
+    back: Option<(&DialBack, IpAddr)>,
 ) -> Result<(), Closed> {
     stream.acknowledge_at_once();
     let mut hello = [0; HANDSHAKE_BYTES];
@@ -93,7 +93,10 @@ pub(super) async fn serve(
         .map_err(|_| Closed::Idle)??;
     let info_hash = wire::parse_handshake(&hello)?;
     let Some(served) = source.find(info_hash) else {
-        let answered = ask::answer(&mut stream, source, info_hash).await?;
+        let mut answered = ask::answer(&mut stream, source, info_hash).await?;
+        if let Some((back, asker)) = back.filter(|_| !answered) {
+            answered = back.answer(&mut stream, info_hash, asker).await?;
+        }
         return if answered {
             Ok(())
         } else {

@@ -3,23 +3,21 @@
 //! Nothing is hashed, checked or kept in memory for a segment that nobody asks for, so a node serves thousands of segments
 //! for the price of one socket. What is said on a connection is [`super::serve`]'s.
 
-use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use thiserror::Error;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::JoinSet;
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 
-use super::accept::accept;
+use super::accept::{Listening, UploaderError};
+use super::back::DialBack;
 use super::serve::{Closed, Connection as _, serve};
 use super::source::{OnSent, SegmentSource};
-use crate::link::Security;
+use crate::link::{Lobby, Security, Visit};
 
 /// Connections served at once; more are closed at once.
 const MAX_CONNECTIONS: usize = 512;
-/// Connections at once of which nothing is known yet; more are closed at once.
+/// Connections at once of which nothing is known yet; see [`Lobby`].
 const MAX_STRANGERS: usize = 128;
 /// Bytes that are read and sent together.
 const BATCH_BYTES: usize = 256 << 10;
@@ -28,24 +26,8 @@ const SMALL_BATCH_BYTES: usize = 128 << 10;
 /// Bytes of all connections' batches from where on they become smaller.
 const ALL_BATCHES_BYTES: usize = 32 << 20;
 
-/// Why the uploader does not listen.
-#[derive(Debug, Error)]
-pub enum UploaderError {
-    /// The address cannot be bound.
-    #[error("cannot listen for peers on {addr}: {source}; is another agent running on this node?")]
-    Bind {
-        /// The address.
-        addr: SocketAddr,
-        /// Why not.
-        source: io::Error,
-    },
-}
-
 /// Serves segments to other nodes until it is dropped.
-pub struct Uploader {
-    addr: SocketAddr,
-    _tasks: JoinSet<()>,
-}
+pub struct Uploader(Listening);
 
 impl Uploader {
     /// Listens on `addr` and serves what `source` finds to those who make a link of this `security`, before anything else
@@ -56,59 +38,50 @@ impl Uploader {
         source: Arc<dyn SegmentSource>,
         on_sent: OnSent,
     ) -> Result<Self, UploaderError> {
-        let error = |source| UploaderError::Bind { addr, source };
-        let listener = TcpListener::bind(addr).await.map_err(error)?;
-        let addr = listener.local_addr().map_err(error)?;
-        let mut tasks = JoinSet::new();
         let host = Host {
+            back: DialBack::new(security.clone()),
             security,
             source,
             on_sent,
-            strangers: Arc::new(Semaphore::new(MAX_STRANGERS)),
-            peers: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            strangers: Lobby::new(MAX_STRANGERS),
+            peers: Semaphore::new(MAX_CONNECTIONS),
         };
         let host = Arc::new(host);
-        tasks.spawn(accept(listener, move |stream, _| {
-            let stranger = host.strangers.clone().try_acquire_owned().ok()?;
+        let listening = Listening::start(addr, move |stream, peer| {
+            let place = host.strangers.enter(peer.ip());
             let host = host.clone();
-            Some(async move { host.receive(stream, stranger).await })
-        }));
-        Ok(Self {
-            addr,
-            _tasks: tasks,
-        })
+            Some(async move { host.receive(stream, peer.ip(), place).await })
+        });
+        listening.await.map(Self)
     }
 
     /// Where it listens.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
-        self.addr
+        self.0.addr
     }
 }
 
 /// What all connections share.
 struct Host {
     security: Security,
+    back: DialBack,
     source: Arc<dyn SegmentSource>,
     on_sent: OnSent,
-    strangers: Arc<Semaphore>,
-    peers: Arc<Semaphore>,
+    strangers: Lobby,
+    peers: Semaphore,
 }
 
 impl Host {
     /// Serves one connection once it is known to be a member's.
-    async fn receive(
-        &self,
-        stream: TcpStream,
-        stranger: OwnedSemaphorePermit,
-    ) -> Result<(), Closed> {
+    async fn receive(&self, stream: TcpStream, peer: IpAddr, place: Visit) -> Result<(), Closed> {
         stream.set_nodelay(true)?;
         stream.acknowledge_at_once();
-        let link = self.security.accept(stream).await?;
+        let link = self.security.receive(stream, place).await?;
         let batch = || batch_bytes(MAX_CONNECTIONS - self.peers.available_permits());
         let _peer = self.peers.try_acquire()?;
-        drop(stranger);
-        serve(link, &*self.source, &self.on_sent, batch).await
+        let (source, on_sent) = (&*self.source, &self.on_sent);
+        serve(link, source, on_sent, batch, Some((&self.back, peer))).await
     }
 }
 

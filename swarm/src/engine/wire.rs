@@ -105,6 +105,13 @@ pub(super) fn greeting(pieces: u32) -> Vec<u8> {
     .concat()
 }
 
+/// An extension message (BEP 10): `parts`, one behind the other, are what follows the byte 20.
+pub(super) fn extended(parts: &[&[u8]]) -> Vec<u8> {
+    let body = parts.concat();
+    let len = u32::try_from(body.len() + 1).unwrap_or(u32::MAX);
+    [&len.to_be_bytes()[..], &[EXTENDED], &body].concat()
+}
+
 /// The first message in `bytes` and how many bytes it took; `None` when it is not complete yet.
 pub(super) fn parse(bytes: &[u8]) -> Result<Option<(Message<'_>, usize)>, WireError> {
     let Some((prefix, rest)) = bytes.split_first_chunk::<4>() else {
@@ -204,6 +211,14 @@ mod tests {
         let extended = Message::Extended(&[0, b'd']);
         let bytes = [0, 0, 0, 3, 20, 0, b'd'];
         assert_eq!(parse(&bytes), Ok(Some((extended, bytes.len()))));
+    }
+
+    #[test]
+    fn extension_messages_are_read_as_they_are_written() {
+        let bytes = extended(&[&[3], b"de", b"block"]);
+        assert_eq!(bytes, b"\0\0\0\x09\x14\x03deblock");
+        let message = Message::Extended(b"\x03deblock");
+        assert_eq!(parse(&bytes), Ok(Some((message, bytes.len()))));
     }
 
     #[test]

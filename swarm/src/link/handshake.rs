@@ -16,8 +16,8 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use super::crypto::{Primitives, TAG_BYTES};
 use super::stream::Link;
-use super::{LinkError, Mode};
-use crate::secret::{Key, KeyId, Keyring, Purpose};
+use super::{LinkError, Mode, Security};
+use crate::secret::{Key, KeyId, Purpose};
 
 /// Name and version of the protocol.
 const PROTOCOL: &[u8; 8] = b"mclink/1";
@@ -47,15 +47,11 @@ impl Mode {
 }
 
 /// The dialer's part.
-pub(super) async fn dial<S>(
-    mut stream: S,
-    ring: &Keyring,
-    purpose: Purpose,
-    mode: Mode,
-) -> Result<Link<S>, LinkError>
+pub(super) async fn dial<S>(mut stream: S, security: &Security) -> Result<Link<S>, LinkError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    let (ring, mode) = (security.keys.now(), security.mode);
     let keys: Vec<_> = ring.keys().take(MAX_OFFERS).collect();
     let mut hello = PROTOCOL.to_vec();
     hello.push(mode.code());
@@ -66,7 +62,7 @@ where
     let prologue = hello.clone();
     let mut offers = Vec::new();
     for key in keys {
-        let mut noise = builder(key, purpose, &prologue)?.build_initiator()?;
+        let mut noise = builder(key, security.purpose, &prologue)?.build_initiator()?;
         hello.extend(message(|out| noise.write_message(&[], out))?);
         offers.push((noise, key.id()));
     }
@@ -90,19 +86,19 @@ where
     seal_nothing(&mut noise, &mut proof)?;
     stream.write_all(&proof).await?;
     stream.flush().await?;
-    Ok(Link::new(stream, mode, noise, key))
+    Ok(Link::new(stream, mode, noise, key, security.outlived(key)))
 }
 
-/// The listener's part.
+/// The listener's part. `on_hello` is called when the first message was made by a member; it may be a recording.
 pub(super) async fn accept<S>(
     mut stream: S,
-    ring: &Keyring,
-    purpose: Purpose,
-    least: Mode,
+    security: &Security,
+    on_hello: impl FnOnce(),
 ) -> Result<Link<S>, LinkError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    let ring = security.keys.now();
     let mut head = [0; HEAD_BYTES];
     stream.read_exact(&mut head).await?;
     let [protocol @ .., mode, count] = head;
@@ -115,7 +111,7 @@ where
     stream.read_exact(&mut ids).await?;
     let mut firsts = vec![0; count * NOISE_BYTES];
     stream.read_exact(&mut firsts).await?;
-    if mode < least {
+    if mode < security.mode {
         return refuse(stream, MODE_TOO_WEAK, LinkError::TooWeak).await;
     }
     let (offered, _) = ids.as_chunks::<{ KeyId::BYTES }>();
@@ -131,8 +127,9 @@ where
     };
 
     let prologue = [&head[..], &ids].concat();
-    let mut noise = builder(key, purpose, &prologue)?.build_responder()?;
+    let mut noise = builder(key, security.purpose, &prologue)?.build_responder()?;
     open(&mut noise, first)?;
+    on_hello();
     let mut answer = vec![number];
     answer.extend(message(|out| noise.write_message(&[], out))?);
     stream.write_all(&answer).await?;
@@ -143,7 +140,8 @@ where
     noise
         .read_message(&proof, &mut [])
         .map_err(|_| LinkError::WrongKey)?;
-    Ok(Link::new(stream, mode, noise, key.id()))
+    let key = key.id();
+    Ok(Link::new(stream, mode, noise, key, security.outlived(key)))
 }
 
 /// Says why, as a help for whoever looks into the other end's log. It is no secret: an outsider learns it anyway from

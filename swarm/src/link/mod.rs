@@ -8,9 +8,13 @@
 //! With [`Mode::Authenticated`] the bytes after the handshake travel as they are: for networks that nobody can listen
 //! in on or change, where processor time matters more. The mode is part of what is authenticated, and an end that was
 //! told to encrypt accepts nothing less.
+//!
+//! A link does not outlive its key: when that is no longer valid, it ends with an error ([`GRACE`] says when). Who wants
+//! to go on without one makes a new link while both keys are valid ([`Security::replaced`]).
 
 mod crypto;
 mod handshake;
+mod lobby;
 mod stream;
 
 use std::fmt;
@@ -22,12 +26,17 @@ use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
-use crate::secret::{Keys, Purpose};
+use crate::secret::{KeyId, Keys, Purpose};
 
+pub use lobby::{Lobby, Visit};
 pub use stream::Link;
 
 /// Time for a handshake; it takes one round trip.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a link between agents goes on when its key is no longer valid. It carries one segment, so that a transfer
+/// which is under way then comes to its end; the next one has a link of its own. Other links end at once.
+pub const GRACE: Duration = Duration::from_mins(1);
 
 /// What happens to the bytes after the handshake. Ordered by strength.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,6 +63,9 @@ pub enum LinkError {
     /// Nothing, or not enough, came in time.
     #[error("no handshake within {} seconds", HANDSHAKE_TIMEOUT.as_secs())]
     Timeout,
+    /// It waited longest among too many, and had to make room.
+    #[error("closed to make room: too many connections of which nothing is known")]
+    Displaced,
     /// The ends have no key in common.
     #[error(
         "the two ends have no key in common: give both the same secret, and a rotated one a minute to arrive"
@@ -84,6 +96,7 @@ impl LinkError {
     pub fn label(&self) -> &'static str {
         match self {
             Self::Timeout => "timeout",
+            Self::Displaced => "displaced",
             Self::UnknownKey => "unknown_key",
             Self::WrongKey => "wrong_key",
             Self::TooWeak => "too_weak",
@@ -106,6 +119,8 @@ pub struct Security {
     keys: Keys,
     purpose: Purpose,
     mode: Mode,
+    /// How long a link goes on when its key is no longer valid.
+    grace: Duration,
     on_handshake: OnHandshake,
 }
 
@@ -127,8 +142,18 @@ impl Security {
             keys,
             purpose,
             mode,
+            grace: match purpose {
+                Purpose::PeerLink => GRACE,
+                Purpose::Coordination | Purpose::Announcement | Purpose::Tracker => Duration::ZERO,
+            },
             on_handshake: Arc::new(|_, _| {}),
         }
+    }
+
+    /// The same with another [`GRACE`].
+    #[cfg(test)]
+    pub(crate) fn with_grace(self, grace: Duration) -> Self {
+        Self { grace, ..self }
     }
 
     /// The same, with `on_handshake` told of each handshake.
@@ -145,9 +170,7 @@ impl Security {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let ring = self.keys.now();
-        let dialed = handshake::dial(stream, &ring, self.purpose, self.mode);
-        let result = timeout(HANDSHAKE_TIMEOUT, dialed).await;
+        let result = timeout(HANDSHAKE_TIMEOUT, handshake::dial(stream, self)).await;
         self.told(Side::Dialed, result.unwrap_or(Err(LinkError::Timeout)))
     }
 
@@ -156,10 +179,45 @@ impl Security {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let ring = self.keys.now();
-        let accepted = handshake::accept(stream, &ring, self.purpose, self.mode);
+        let result = self.answer(stream, || ()).await;
+        self.told(Side::Accepted, result)
+    }
+
+    /// The same for a stream that takes up a place: it gives that up when the handshake has ended, and ends when the
+    /// place is needed for another.
+    pub async fn receive<S>(&self, stream: S, place: Visit) -> Result<Link<S>, LinkError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let result = tokio::select! {
+            biased;
+            result = self.answer(stream, || place.spoke()) => result,
+            () = place.displaced() => Err(LinkError::Displaced),
+        };
+        self.told(Side::Accepted, result)
+    }
+
+    async fn answer<S>(&self, stream: S, on_hello: impl FnOnce()) -> Result<Link<S>, LinkError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let accepted = handshake::accept(stream, self, on_hello);
         let result = timeout(HANDSHAKE_TIMEOUT, accepted).await;
-        self.told(Side::Accepted, result.unwrap_or(Err(LinkError::Timeout)))
+        result.unwrap_or(Err(LinkError::Timeout))
+    }
+
+    /// Waits until links are made with another key than at the time of the call.
+    pub fn replaced(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.keys.replaced()
+    }
+
+    /// Waits until a link of this key must end.
+    fn outlived(&self, key: KeyId) -> impl Future<Output = ()> + Send + use<> {
+        let (retired, grace) = (self.keys.retired(key), self.grace);
+        async move {
+            retired.await;
+            tokio::time::sleep(grace).await;
+        }
     }
 
     fn told<T>(&self, side: Side, result: Result<T, LinkError>) -> Result<T, LinkError> {

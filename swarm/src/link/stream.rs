@@ -29,21 +29,46 @@ const READ_BYTES: usize = 256 << 10;
 /// A stream to another member of the cluster.
 ///
 /// Like other streams that transform what is written, it needs to be flushed: until then the last bytes may wait here.
+///
+/// It must be read and written by one task: the last one that did either is woken when the key is no longer good.
 pub struct Link<S> {
     pub(super) stream: S,
     key: KeyId,
+    /// Completes when the key is no longer good for this link; absent from then on.
+    outlived: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     /// Absent when the bytes travel as they are.
     records: Option<Box<Records>>,
 }
 
 impl<S> Link<S> {
-    pub(super) fn new(stream: S, mode: Mode, noise: TransportState, key: KeyId) -> Self {
+    pub(super) fn new(
+        stream: S,
+        mode: Mode,
+        noise: TransportState,
+        key: KeyId,
+        outlived: impl Future<Output = ()> + Send + 'static,
+    ) -> Self {
         let records = (mode == Mode::Encrypted).then(|| Box::new(Records::new(noise)));
         Self {
             stream,
             key,
+            outlived: Some(Box::pin(outlived)),
             records,
         }
+    }
+
+    /// An error once the key is no longer good.
+    fn check_key(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if let Some(outlived) = &mut self.outlived {
+            if outlived.as_mut().poll(cx).is_pending() {
+                return Ok(());
+            }
+            self.outlived = None;
+        }
+        Err(io::Error::new(
+            io::ErrorKind::ConnectionAborted,
+            "the key of this link is no longer valid",
+        ))
     }
 
     /// The key that both ends proved to have.
@@ -246,9 +271,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Link<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let link = self.get_mut();
+        link.check_key(cx)?;
         let Self {
             stream, records, ..
-        } = self.get_mut();
+        } = link;
         let Some(records) = records else {
             return Pin::new(stream).poll_read(cx, buf);
         };
@@ -267,9 +294,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Link<S> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        let link = self.get_mut();
+        link.check_key(cx)?;
         let Self {
             stream, records, ..
-        } = self.get_mut();
+        } = link;
         match records {
             Some(records) => records.poll_write(stream, cx, buf),
             None => Pin::new(stream).poll_write(cx, buf),
@@ -281,9 +310,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Link<S> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        let link = self.get_mut();
+        link.check_key(cx)?;
         let Self {
             stream, records, ..
-        } = self.get_mut();
+        } = link;
         let Some(records) = records else {
             return Pin::new(stream).poll_write_vectored(cx, bufs);
         };
@@ -302,9 +333,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Link<S> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let link = self.get_mut();
+        link.check_key(cx)?;
         let Self {
             stream, records, ..
-        } = self.get_mut();
+        } = link;
         if let Some(records) = records {
             ready!(records.poll_drain(stream, cx))?;
         }

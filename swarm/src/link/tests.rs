@@ -385,6 +385,48 @@ async fn a_change_on_the_way_ends_the_link() {
     assert_eq!(link.listener.read(&mut [0; 10]).await.unwrap(), 0);
 }
 
+#[tokio::test]
+async fn a_link_does_not_outlive_its_key() {
+    let key = |text| Key::parse(text).unwrap();
+    for mode in [Mode::Authenticated, Mode::Encrypted] {
+        let (setter, keys) = Keys::set_by_hand(Keyring::new(key(OLD), None));
+        let ours = Security::new(keys, Purpose::Coordination, mode);
+        let theirs = Security::new(self::keys(OLD, None), Purpose::Coordination, mode);
+        let (theirs, ours) = meet(&theirs, &ours).await;
+        let (mut theirs, mut ours) = (theirs.unwrap(), ours.unwrap());
+        let mut byte = [0];
+        // Beside the next one it is still good.
+        setter.set(Keyring::new(key(NEW), Some(key(OLD))));
+        theirs.write_all(b"1").await.unwrap();
+        theirs.flush().await.unwrap();
+        ours.read_exact(&mut byte).await.unwrap();
+        // Somebody who waits for bytes is woken, whatever the other end does.
+        let retire = async {
+            tokio::task::yield_now().await;
+            setter.set(Keyring::new(key(NEW), None));
+        };
+        let (read, ()) = tokio::join!(ours.read(&mut byte), retire);
+        assert_eq!(read.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
+        theirs.write_all(b"2").await.unwrap();
+        theirs.flush().await.unwrap();
+        assert!(ours.read(&mut byte).await.is_err());
+        assert!(ours.write(b"3").await.is_err());
+        assert!(ours.flush().await.is_err());
+        assert!(
+            ours.write_vectored(&[io::IoSlice::new(b"4")])
+                .await
+                .is_err()
+        );
+    }
+}
+
+#[tokio::test]
+async fn only_links_of_segments_have_time_to_end() {
+    let security = |purpose| Security::new(keys(NEW, None), purpose, Mode::Encrypted);
+    assert_eq!(security(Purpose::PeerLink).grace, GRACE);
+    assert_eq!(security(Purpose::Coordination).grace, Duration::ZERO);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 

@@ -14,8 +14,8 @@ use aws_lc_rs::digest::{self, SHA1_FOR_LEGACY_USE_ONLY};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::bencode::Bencode;
 use super::merkle::{self, LEAF_BYTES, Node};
+use crate::bencode::Bencode;
 use crate::segment::{PieceHashes, SegmentIo};
 use crate::verify::piece_count;
 
@@ -147,30 +147,27 @@ impl FileTorrent {
     /// The torrent of a file with this `name`, one path element.
     #[must_use]
     pub fn new(kind: Kind, name: &str, hashes: Arc<FileHashes>) -> Self {
-        let mut info = Vec::new();
         // No file comes near 2^63 bytes; a length that does gives a torrent that no client accepts.
         let len = i64::try_from(hashes.len).unwrap_or(i64::MAX);
+        let piece = i64::from(piece_bytes(hashes.len));
+        let pieces = hashes.pieces.as_slice().concat();
         let mut entries = BTreeMap::from([
-            (&b"length"[..], Bencode::Integer(len)),
-            (b"name", Bencode::Bytes(name.as_bytes().to_vec())),
-            (
-                b"piece length",
-                Bencode::Integer(i64::from(piece_bytes(hashes.len))),
-            ),
-            (b"pieces", Bencode::Bytes(hashes.pieces.as_slice().concat())),
+            (b"length".to_vec(), Bencode::Integer(len)),
+            (b"name".to_vec(), Bencode::Bytes(name.as_bytes().to_vec())),
+            (b"piece length".to_vec(), Bencode::Integer(piece)),
+            (b"pieces".to_vec(), Bencode::Bytes(pieces)),
         ]);
         if kind == Kind::Hybrid {
             let root = hashes.pieces_root().to_vec();
-            let file = BTreeMap::from([
-                (&b"length"[..], Bencode::Integer(len)),
-                (b"pieces root", Bencode::Bytes(root)),
+            let file = Bencode::dictionary([
+                ("length", Bencode::Integer(len)),
+                ("pieces root", Bencode::Bytes(root)),
             ]);
-            let entry = BTreeMap::from([(&b""[..], Bencode::Dictionary(file))]);
-            let tree = BTreeMap::from([(name.as_bytes(), Bencode::Dictionary(entry))]);
-            entries.insert(b"file tree", Bencode::Dictionary(tree));
-            entries.insert(b"meta version", Bencode::Integer(2));
+            let tree = Bencode::dictionary([(name, Bencode::dictionary([("", file)]))]);
+            entries.insert(b"file tree".to_vec(), tree);
+            entries.insert(b"meta version".to_vec(), Bencode::Integer(2));
         }
-        Bencode::Dictionary(entries).encode(&mut info);
+        let info = Bencode::Dictionary(entries).encode();
         Self {
             kind,
             name: name.to_owned(),
@@ -212,11 +209,8 @@ impl FileTorrent {
         if self.kind == Kind::Hybrid && self.hashes.pieces.as_slice().len() > 1 {
             let root = self.hashes.pieces_root();
             out.extend_from_slice(b"12:piece layers");
-            Bencode::Dictionary(BTreeMap::from([(
-                &root[..],
-                Bencode::Bytes(self.hashes.layer.clone()),
-            )]))
-            .encode(&mut out);
+            let layers = (root.to_vec(), Bencode::Bytes(self.hashes.layer.clone()));
+            out.extend(Bencode::Dictionary(BTreeMap::from([layers])).encode());
         }
         out.push(b'e');
         out

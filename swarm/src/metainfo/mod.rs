@@ -3,16 +3,12 @@
 //! Both ends compute it from the snapshot's name, the plan and the piece hashes, so it is never sent; its info hash is
 //! the name by which a holder is asked for the segment. Whole files for other BitTorrent clients are [`file`]'s.
 
-pub(crate) mod bencode;
 pub mod file;
 mod merkle;
 
-use std::collections::BTreeMap;
-
+use crate::bencode::Bencode;
 use crate::segment::PieceHashes;
 use crate::verify::piece_hash;
-
-use bencode::Bencode;
 
 /// The torrent's info dictionary, whose SHA-1 is the info hash.
 fn info(
@@ -21,25 +17,22 @@ fn info(
     len: u64,
     piece_bytes: u32,
     pieces: &PieceHashes,
-) -> Bencode<'static> {
-    Bencode::Dictionary(BTreeMap::from([
+) -> Bencode {
+    Bencode::dictionary([
         // No segment comes near 2^63 bytes; a length that does gives a torrent that no client accepts.
         (
-            &b"length"[..],
+            "length",
             Bencode::Integer(i64::try_from(len).unwrap_or(i64::MAX)),
         ),
         (
-            &b"name"[..],
+            "name",
             Bencode::Bytes(format!("{snapshot_name}.{index}").into_bytes()),
         ),
-        (
-            &b"piece length"[..],
-            Bencode::Integer(i64::from(piece_bytes)),
-        ),
-        (&b"pieces"[..], Bencode::Bytes(pieces.as_slice().concat())),
+        ("piece length", Bencode::Integer(i64::from(piece_bytes))),
+        ("pieces", Bencode::Bytes(pieces.as_slice().concat())),
         // Keeps clients from looking for peers anywhere but where they were told (BEP 27).
-        (&b"private"[..], Bencode::Integer(1)),
-    ]))
+        ("private", Bencode::Integer(1)),
+    ])
 }
 
 /// The info hash of one segment: what a holder is asked for.
@@ -51,9 +44,7 @@ pub fn info_hash(
     piece_bytes: u32,
     pieces: &PieceHashes,
 ) -> [u8; 20] {
-    let mut bytes = Vec::new();
-    info(snapshot_name, index, len, piece_bytes, pieces).encode(&mut bytes);
-    piece_hash(&bytes)
+    piece_hash(&info(snapshot_name, index, len, piece_bytes, pieces).encode())
 }
 
 /// The whole torrent file of one segment.
@@ -65,13 +56,8 @@ pub fn torrent(
     piece_bytes: u32,
     pieces: &PieceHashes,
 ) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    Bencode::Dictionary(BTreeMap::from([(
-        &b"info"[..],
-        info(snapshot_name, index, len, piece_bytes, pieces),
-    )]))
-    .encode(&mut bytes);
-    bytes
+    let info = info(snapshot_name, index, len, piece_bytes, pieces);
+    Bencode::dictionary([("info", info)]).encode()
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::error::Error as StdError;
 use std::time::Duration;
 
-use http::header::{ACCEPT_ENCODING, AUTHORIZATION, LOCATION, RANGE};
+use http::header::{ACCEPT_ENCODING, AUTHORIZATION, DATE, LOCATION, RANGE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::redirect::Policy;
@@ -165,6 +165,14 @@ impl Http {
             url,
             format!("it redirects more than {MAX_REDIRECTS} times"),
         ))
+    }
+
+    /// Whether anybody answers at the endpoint itself: the status, and the header `Date`.
+    pub(super) async fn knock(&self) -> Result<(u16, Option<String>), OriginError> {
+        let asked = self.client.head(self.endpoint.clone()).send().await;
+        let response = asked.map_err(|error| network(error, &self.endpoint))?;
+        let date = headers::text(response.headers(), DATE.as_str()).map(str::to_owned);
+        Ok((response.status().as_u16(), date))
     }
 
     /// What a status other than success means.

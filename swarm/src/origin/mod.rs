@@ -56,6 +56,11 @@ impl OriginClient {
         })
     }
 
+    /// Asks for nothing but an answer, without the token: the HTTP status, and the header `Date` if there is one.
+    pub async fn knock(&self) -> Result<(u16, Option<String>), OriginError> {
+        self.inner.http.knock().await
+    }
+
     /// Resolves a branch, tag or commit to a commit: 40 lower-case hex digits.
     pub async fn resolve(&self, repository: &str, revision: &str) -> Result<String, OriginError> {
         listing::resolve(&self.inner.http, repository, revision).await

@@ -21,6 +21,8 @@ pub enum Purpose {
     Coordination,
     /// Signatures of announcements on the local network.
     Announcement,
+    /// Signatures of what agents say to the tracker and of its answers.
+    Tracker,
 }
 
 impl Purpose {
@@ -30,6 +32,7 @@ impl Purpose {
             Self::PeerLink => b"v1 peer link",
             Self::Coordination => b"v1 coordination",
             Self::Announcement => b"v1 announcement",
+            Self::Tracker => b"v1 tracker",
         }
     }
 }
@@ -86,6 +89,7 @@ pub struct Key {
     peer_link: [u8; KEY_BYTES],
     coordination: [u8; KEY_BYTES],
     announcement: [u8; KEY_BYTES],
+    tracker: [u8; KEY_BYTES],
 }
 
 impl Key {
@@ -102,10 +106,12 @@ impl Key {
             peer_link: [0; KEY_BYTES],
             coordination: [0; KEY_BYTES],
             announcement: [0; KEY_BYTES],
+            tracker: [0; KEY_BYTES],
         };
         key.peer_link = expand(&root, Purpose::PeerLink.info())?;
         key.coordination = expand(&root, Purpose::Coordination.info())?;
         key.announcement = expand(&root, Purpose::Announcement.info())?;
+        key.tracker = expand(&root, Purpose::Tracker.info())?;
         Ok(key)
     }
 
@@ -122,6 +128,7 @@ impl Key {
             Purpose::PeerLink => &self.peer_link,
             Purpose::Coordination => &self.coordination,
             Purpose::Announcement => &self.announcement,
+            Purpose::Tracker => &self.tracker,
         }
     }
 }
@@ -137,6 +144,7 @@ impl Drop for Key {
         self.peer_link.zeroize();
         self.coordination.zeroize();
         self.announcement.zeroize();
+        self.tracker.zeroize();
     }
 }
 

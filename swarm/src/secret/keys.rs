@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::{Keyring, SecretError};
+use super::{KeyId, Keyring, SecretError};
 
 /// How often the files are looked at. The kubelet itself needs a minute or so to bring a changed Secret to a node.
 const LOOK_EVERY: Duration = if cfg!(test) {
@@ -49,6 +49,30 @@ impl Keys {
     pub async fn changed(&mut self) {
         if self.0.changed().await.is_err() {
             std::future::pending::<()>().await;
+        }
+    }
+
+    /// Waits until the key of this name is not valid; for ever while it is.
+    pub(crate) fn retired(&self, key: KeyId) -> impl Future<Output = ()> + Send + use<> {
+        self.until(move |ring| ring.by_id(key).is_none())
+    }
+
+    /// Waits until the key to use is another one than at the time of the call.
+    pub(crate) fn replaced(&self) -> impl Future<Output = ()> + Send + use<> {
+        let key = self.now().current().id();
+        self.until(move |ring| ring.current().id() != key)
+    }
+
+    fn until<F>(&self, mut so: F) -> impl Future<Output = ()> + Send + use<F>
+    where
+        F: FnMut(&Keyring) -> bool + Send,
+    {
+        let mut ring = self.0.clone();
+        async move {
+            let never = ring.wait_for(|ring| so(ring)).await.is_err();
+            if never {
+                std::future::pending::<()>().await;
+            }
         }
     }
 }

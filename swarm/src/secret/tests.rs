@@ -53,6 +53,10 @@ fn what_is_derived_never_changes() {
         hex::encode(key.derive(Purpose::Announcement)),
         "575ea85d62e771f405711357e13a26bcb79d049e8af13fa93a964a5a6a572807"
     );
+    assert_eq!(
+        hex::encode(key.derive(Purpose::Tracker)),
+        "42d47a14c5fdc1bfccedca45689f6a07b38c6b63ccb684e0fcc7ba160ae1ec69"
+    );
 }
 
 #[test]
@@ -80,6 +84,7 @@ fn nothing_of_a_key_is_shown() {
         Purpose::PeerLink,
         Purpose::Coordination,
         Purpose::Announcement,
+        Purpose::Tracker,
     ] {
         assert!(!shown.contains(&hex::encode(key(OLD).derive(purpose))));
     }
@@ -176,6 +181,25 @@ async fn a_changed_secret_is_followed_and_a_broken_one_is_not() {
     assert_eq!(ids(&keys.now()), [key(NEW).id(), key(OLD).id()]);
 }
 
+#[tokio::test]
+async fn a_key_is_replaced_and_later_no_longer_valid() {
+    let (setter, keys) = Keys::set_by_hand(Keyring::new(key(OLD), None));
+    let pending = |future: &mut (dyn Future<Output = ()> + Unpin)| {
+        futures_util::FutureExt::now_or_never(future).is_none()
+    };
+    let mut replaced = Box::pin(keys.replaced());
+    let mut retired = Box::pin(keys.retired(key(OLD).id()));
+    assert!(pending(&mut replaced) && pending(&mut retired));
+    setter.set(Keyring::new(key(NEW), Some(key(OLD))));
+    replaced.await;
+    assert!(pending(&mut retired) && pending(&mut Box::pin(keys.replaced())));
+    setter.set(Keyring::new(key(NEW), None));
+    retired.await;
+    keys.retired(key(OLD).id()).await;
+    drop(setter);
+    assert!(pending(&mut Box::pin(keys.retired(key(NEW).id()))));
+}
+
 proptest! {
     #[test]
     fn any_two_secrets_share_nothing(one: [u8; 32], other: [u8; 32]) {
@@ -183,11 +207,11 @@ proptest! {
         prop_assume!(one != other && keys.iter().all(Result::is_ok));
         let [Ok(one), Ok(other)] = keys else { unreachable!() };
         prop_assert_ne!(one.id(), other.id());
-        let all = [Purpose::PeerLink, Purpose::Coordination, Purpose::Announcement];
+        let all = [Purpose::PeerLink, Purpose::Coordination, Purpose::Announcement, Purpose::Tracker];
         let mut derived: Vec<_> = all.iter().flat_map(|purpose| [*one.derive(*purpose), *other.derive(*purpose)]).collect();
         derived.sort_unstable();
         derived.dedup();
-        prop_assert_eq!(derived.len(), 6);
+        prop_assert_eq!(derived.len(), 8);
     }
 
     #[test]

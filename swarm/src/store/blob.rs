@@ -33,6 +33,8 @@ pub(super) struct BlobState {
     pub(super) verified: bool,
     /// Durable ranges of the partial file, each in some journal.
     pub(super) durable: Ranges,
+    /// Ranges of the partial file whose bytes count for nothing, because the blob was wrong, but may be right.
+    pub(super) leftover: Ranges,
     /// What was wrong with it when it was last thrown away.
     pub(super) fault: Option<String>,
 }
@@ -45,6 +47,7 @@ impl Blob {
             state: Mutex::new(BlobState {
                 verified,
                 durable,
+                leftover: Ranges::default(),
                 fault: None,
             }),
             prefix: Mutex::new(Prefix::new(id, size)),
@@ -61,7 +64,14 @@ impl Blob {
         state.verified || state.durable.covers(start, end)
     }
 
-    /// The same without waiting: false also when somebody is changing what is known of the blob.
+    /// Whether `start..end` lies here, counted or not.
+    pub(super) fn may_have(&self, start: u64, end: u64) -> bool {
+        let state = locked(&self.state);
+        let gaps = state.durable.gaps(start, end);
+        state.verified || gaps.iter().all(|(s, e)| state.leftover.covers(*s, *e))
+    }
+
+    /// [`Blob::covers`] without waiting: false also when somebody is changing what is known of the blob.
     pub(super) fn covers_now(&self, start: u64, end: u64) -> bool {
         self.state
             .try_lock()

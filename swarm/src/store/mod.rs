@@ -20,6 +20,7 @@
 mod blob;
 mod disk;
 mod error;
+mod examine;
 mod file_hashes;
 mod io;
 mod journal;
@@ -52,6 +53,7 @@ use ranges::Ranges;
 use snapshot_store::Shared;
 
 pub use error::StoreError;
+pub use examine::{Disk, examine};
 pub use snapshot_store::{Progress, SnapshotStore};
 pub use space::Space;
 pub use verdict::Verdict;

@@ -294,12 +294,29 @@ impl SnapshotStore {
             .map_err(|error| StoreError::io("read", &self.0.store.layout.partials(), error))
     }
 
-    /// The bytes of a segment were all written: makes them durable and records it. Ends its writer.
+    /// Whether the bytes of a segment that was thrown away with its blob still lie here and have these piece hashes, so
+    /// that they need not be brought again: slow, it reads them. For who has its writer, so that nobody changes them.
+    #[must_use]
+    pub fn is_left(&self, segment: u32, writer: &dyn SegmentIo, pieces: &PieceHashes) -> bool {
+        let Some(segment) = self.0.segments.get(segment as usize) else {
+            return false;
+        };
+        let lies_here = segment.extents.iter().all(|extent| {
+            let blob = self.0.blobs.get(&extent.blob);
+            blob.is_some_and(|blob| blob.may_have(extent.offset, extent.offset + extent.len))
+        });
+        lies_here
+            && read_pieces(writer, self.0.snapshot.sizes.piece_bytes)
+                .is_ok_and(|found| found == *pieces)
+    }
+
+    /// The bytes of a segment are all written: makes them durable and records it. Ends its writer. `from` is absent when
+    /// they were left here from before.
     pub fn commit(
         &self,
         segment: u32,
         pieces: PieceHashes,
-        from: Source,
+        from: impl Into<Option<Source>>,
     ) -> Result<(), StoreError> {
         let segment = self.0.segment(segment)?;
         let expected = piece_count(segment.len(), self.0.snapshot.sizes.piece_bytes);
@@ -322,7 +339,7 @@ impl SnapshotStore {
         };
         let result = self
             .sync(&claim.blobs)
-            .and_then(|()| self.record(segment, pieces, from, &claim));
+            .and_then(|()| self.record(segment, pieces, from.into(), &claim));
         if result.is_err() {
             locked(claims).revoke(&claim);
         }
@@ -350,7 +367,7 @@ impl SnapshotStore {
         &self,
         segment: &Segment,
         pieces: PieceHashes,
-        from: Source,
+        from: Option<Source>,
         claim: &Arc<super::io::Claim>,
     ) -> Result<(), StoreError> {
         let store = &self.0.store;
@@ -369,7 +386,7 @@ impl SnapshotStore {
         } else {
             self.read_claimed(segment, claim)?
         };
-        let record = Record::held(segment, pieces.clone(), Some(from));
+        let record = Record::held(segment, pieces.clone(), from);
         let (origin, peer) = record.received();
         self.0.journal.append(&[record])?;
         locked(&store.claims).fulfil(claim);

@@ -1,6 +1,7 @@
 //! Room on the disk: how much there is for models, and reserving it before a byte is written.
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::blob::Blob;
@@ -31,32 +32,38 @@ impl Store {
     }
 }
 
+/// Room on the file system of a cache root, without regard to what is promised to models.
+pub(super) fn unpromised(root: &Path) -> Result<Space, StoreError> {
+    let (total, available) = measure(root)?;
+    let reserve = (total / 100).max(LEAST_RESERVE);
+    Ok(Space {
+        total,
+        free: available.saturating_sub(reserve),
+    })
+}
+
+/// Size of a file system and what is free of it.
+fn measure(root: &Path) -> Result<(u64, u64), StoreError> {
+    let found =
+        rustix::fs::statvfs(root).map_err(|errno| StoreError::io("measure", root, errno.into()))?;
+    let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
+    Ok((bytes(found.f_blocks), bytes(found.f_bavail)))
+}
+
 impl Inner {
     /// Room for models, as seen by one snapshot (its own reservation does not count against it).
     fn space(&self, snapshot: Option<&str>) -> Result<Space, StoreError> {
-        let (total, available) = self.measure()?;
+        let Space { total, free } = unpromised(self.layout.root())?;
         let outstanding: u64 = locked(&self.reserved)
             .iter()
             .filter(|(name, _)| Some(name.as_str()) != snapshot)
             .flat_map(|(_, blobs)| blobs)
             .map(|blob| self.missing(blob))
             .sum();
-        let reserve = (total / 100).max(LEAST_RESERVE);
         Ok(Space {
             total,
-            free: available
-                .saturating_sub(reserve)
-                .saturating_sub(outstanding),
+            free: free.saturating_sub(outstanding),
         })
-    }
-
-    /// Size of the file system and what is free of it.
-    fn measure(&self) -> Result<(u64, u64), StoreError> {
-        let root = self.layout.root();
-        let found = rustix::fs::statvfs(root)
-            .map_err(|errno| StoreError::io("measure", root, errno.into()))?;
-        let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
-        Ok((bytes(found.f_blocks), bytes(found.f_bavail)))
     }
 
     /// Whether `len` bytes may be written, of which `missing` have no blocks yet: somebody else may have filled the disk
@@ -66,7 +73,7 @@ impl Inner {
         len: u64,
         missing: impl FnOnce() -> u64,
     ) -> Result<(), StoreError> {
-        let (_, free) = self.measure()?;
+        let (_, free) = measure(self.layout.root())?;
         let enough = |new: u64| free >= LAST_RESERVE.saturating_add(new);
         // Blobs are looked at only when it matters.
         if enough(len) || enough(missing().min(len)) {

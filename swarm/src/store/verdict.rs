@@ -127,13 +127,15 @@ impl SnapshotStore {
             store.files.close(&blob.id);
             state.verified = true;
             state.durable = Ranges::default();
+            state.leftover = Ranges::default();
             state.fault = None;
         }
         disk::sync_directory(&store.layout.blobs())?;
         disk::sync_directory(&store.layout.partials())
     }
 
-    /// Throws a wrong blob away: first what the journals say of it, then the file.
+    /// Throws a wrong blob away: first what the journals say of it. Most of its bytes are right, as a rule, so the file stays
+    /// for [`SnapshotStore::is_left`]; but a blob that is wrong once more begins from nothing.
     fn reject(&self, blob: &Arc<Blob>, found: &BlobId) -> Result<(), StoreError> {
         let store = &self.0.store;
         let _alone = store
@@ -149,13 +151,20 @@ impl SnapshotStore {
             "{} bytes that should be {} hash to {found}; they are thrown away and fetched again",
             blob.size, blob.id
         );
-        locked(&blob.state).fault = Some(message);
+        let again = locked(&blob.state).fault.replace(message).is_some();
         store.forget_on_disk(&[(Arc::clone(blob), 0, blob.size)])?;
-        store.files.close(&blob.id);
-        disk::remove(&path)?;
-        disk::sync_directory(&store.layout.partials())?;
-        store.files.close(&blob.id);
+        if again {
+            store.files.close(&blob.id);
+            disk::remove(&path)?;
+            disk::sync_directory(&store.layout.partials())?;
+            store.files.close(&blob.id);
+        }
         Inner::forget_in_memory(&[(Arc::clone(blob), 0, blob.size)]);
+        let mut state = locked(&blob.state);
+        state.leftover = Ranges::default();
+        if !again {
+            state.leftover.insert(0, blob.size);
+        }
         Ok(())
     }
 
@@ -241,6 +250,9 @@ impl SnapshotStore {
             }
         }
         store.forget(&gone)?;
+        for (blob, start, end) in &gone {
+            locked(&blob.state).leftover.insert(*start, *end);
+        }
         let mut state = locked(&self.0.state);
         let state = &mut *state;
         let mut dropped = Vec::new();

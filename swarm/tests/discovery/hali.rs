@@ -16,7 +16,7 @@ use modelcache_swarm::discovery::table::Origin;
 use serde_json::Value;
 use sha2::Sha256;
 
-use super::lab::{Lab, PORT, Stop, address, until};
+use super::lab::{Lab, PORT, Stop, address, ring, until};
 
 const SECRET: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 192, 42, 1);
@@ -105,41 +105,105 @@ fn a_machine_with_hali_finds_what_a_node_seeds_and_the_other_way_round() {
 
     let group = (GROUP, HALI_PORT);
     let say = |text: &str| socket.send_to(text.as_bytes(), group).unwrap();
-    // Of what the node does not seed itself, it believes nothing.
-    say(&packet("unknown", now(), &"77".repeat(20)));
-    say(&packet("machine", now(), &"03".repeat(20)));
-    let holder = SocketAddr::new(address(2), 7000);
-    let holders = |number| {
-        peers
-            .lock()
-            .holders(ContentId([number; 20]), Instant::now())
-    };
-    until("the machine is known", || holders(3) == [holder]);
-    assert!(holders(0x77).is_empty());
-    {
+    let known = || -> Vec<(SocketAddr, usize)> {
         let table = peers.lock();
-        let known = table.peers(Instant::now());
-        assert_eq!(known.len(), 1);
-        assert_eq!(
-            known[0].1.origins.keys().collect::<Vec<_>>(),
-            [&Origin::Hali]
-        );
-        assert_eq!(known[0].1.torrents(), 1);
-    }
+        let known = table.peers(Instant::now()).into_iter();
+        known
+            .inspect(|(_, peer)| {
+                assert_eq!(
+                    peer.origins.keys().collect::<Vec<_>>(),
+                    [&Origin::Hali],
+                    "and nobody vouches for it"
+                );
+                assert_eq!(peer.verified, None);
+            })
+            .map(|(address, peer)| (address, peer.torrents()))
+            .collect()
+    };
+    until("the machine is known", || {
+        say(&packet("machine", now(), &"77".repeat(20)));
+        !known().is_empty()
+    });
+    let machine = (SocketAddr::new(address(2), 7000), 1);
+    assert_eq!(known(), [machine]);
+    // Nor is it asked for anything.
+    let content = ContentId([0x77; 20]);
+    let candidates = peers.lock().candidates(content, Instant::now());
+    assert_eq!(candidates, []);
 
     let accepted = counters.accepted();
     let forged = packet("other", now(), &"04".repeat(20)).replace("7000", "7001");
     say(&forged);
     say(&packet("other", now() - 60, &"04".repeat(20)));
     say(r#"{"v":"1","nid":"other","ts":0,"models":[]}"#);
-    for reason in [Refusal::Wrong, Refusal::Stale, Refusal::Missing] {
+    say("{");
+    let earlier = packet("machine", now() - 25, &"04".repeat(20));
+    say(&earlier);
+    for (reason, count) in [
+        (Refusal::Wrong, 1),
+        (Refusal::Stale, 1),
+        (Refusal::Missing, 2),
+        (Refusal::Replayed, 1),
+    ] {
         until(&format!("{reason} is counted"), || {
-            counters.refused(reason) == 1
+            counters.refused(reason) == count
         });
     }
-    assert!(holders(4).is_empty());
+    assert_eq!(known(), [machine]);
     assert_eq!(counters.accepted(), accepted);
     end.end(Stop::Crash);
+}
+
+#[test]
+fn who_repeats_a_packet_of_hali_becomes_nobodys_peer() {
+    let Some(lab) = Lab::new(3) else { return };
+    let secret = HaliSecret::parse(SECRET).unwrap();
+    let (peers, counters, end) = lab.start_hali(1, secret, Vec::new());
+    let [honest, other] = [2, 3].map(|host| machine(&lab, host));
+    let to = |socket: &UdpSocket, text: &str| {
+        socket.send_to(text.as_bytes(), (GROUP, HALI_PORT)).unwrap();
+    };
+    let known = || peers.lock().peers(Instant::now()).len();
+    let mut last = String::new();
+    until("the machine is known", || {
+        last = packet("machine", now(), &"77".repeat(20));
+        to(&honest, &last);
+        known() == 1
+    });
+    let before = counters.refused(Refusal::Replayed);
+    to(&other, &last);
+    until("the repetition is counted", || {
+        counters.refused(Refusal::Replayed) > before
+    });
+    // From beyond the network, where no packet of hali's comes from.
+    lab.ip(3, "addr add 10.99.0.3/32 dev eth0");
+    let far = lab.inside(3, || UdpSocket::bind(("10.99.0.3", 0)).unwrap());
+    lab.ip(3, "route add 10.83.0.0/16 dev eth0 src 10.99.0.3 metric 1");
+    lab.inside(3, || {
+        let fresh = packet("far", now(), &"77".repeat(20));
+        far.send_to(fresh.as_bytes(), (address(1), HALI_PORT))
+            .unwrap();
+    });
+    until("the stranger is counted", || {
+        counters.refused(Refusal::Elsewhere) == 1
+    });
+    assert_eq!(known(), 1);
+    end.end(Stop::Crash);
+}
+
+#[test]
+fn nodes_that_hear_hali_know_that_it_is_no_announcement() {
+    let Some(lab) = Lab::new(2) else { return };
+    let node = lab.start(1, ring(1), vec![]);
+    let socket = machine(&lab, 2);
+    until("it is counted", || {
+        let text = packet("machine", now(), &"77".repeat(20));
+        socket.send_to(text.as_bytes(), (GROUP, HALI_PORT)).unwrap();
+        node.counters.refused(Refusal::Hali) > 0
+    });
+    assert_eq!(node.counters.refused(Refusal::Malformed), 0);
+    assert!(node.peers.lock().is_empty());
+    node.crash();
 }
 
 #[test]

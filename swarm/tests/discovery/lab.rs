@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd as _;
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,7 +12,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use modelcache_swarm::discovery::announcement::{ContentId, NodeName};
-use modelcache_swarm::discovery::guard::Tolerance;
 use modelcache_swarm::discovery::hali;
 use modelcache_swarm::discovery::hali::packet::Seed;
 use modelcache_swarm::discovery::hali::secret::HaliSecret;
@@ -21,6 +21,7 @@ use modelcache_swarm::discovery::lsd::service::LocalService;
 use modelcache_swarm::discovery::refusal::Counters;
 use modelcache_swarm::discovery::service::{Discovery, GROUP, Own, Peers, Settings};
 use modelcache_swarm::discovery::timing::Intervals;
+use modelcache_swarm::discovery::window::Tolerance;
 use modelcache_swarm::secret::{Key, Keyring, Keys};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio::sync::oneshot;
@@ -84,6 +85,26 @@ impl Lab {
 
     fn host(&self, host: u8) -> String {
         format!("{}-{host}", self.prefix)
+    }
+
+    /// A program that will run in a host.
+    pub fn command(&self, host: u8, program: &Path) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.host(host)]);
+        command.arg(program);
+        command
+    }
+
+    /// The cable to a host carries no more than this.
+    pub fn shape(&self, host: u8, rate: &str) {
+        let output = Command::new("tc")
+            .args(["-n", &self.switch(), "qdisc", "add", "dev"])
+            .arg(format!("port{host}"))
+            .args(["root", "tbf", "rate", rate])
+            .args(["burst", "512k", "latency", "50ms"])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
     }
 
     /// Configures a host's network.
@@ -165,6 +186,7 @@ impl Lab {
                 node: name(host).to_string(),
                 interfaces: Choice::default(),
                 intervals: intervals(),
+                tolerance: tolerance(),
             };
             let service = HaliService::start(settings, table).unwrap();
             service.name(PORT, seeds);
@@ -215,7 +237,8 @@ fn intervals() -> Intervals {
     }
 }
 
-fn settings(host: u8, keys: Keys) -> Settings {
+/// How a node on a host announces itself.
+pub fn settings(host: u8, keys: Keys) -> Settings {
     Settings {
         own: Some(Own {
             node: name(host),
@@ -226,10 +249,14 @@ fn settings(host: u8, keys: Keys) -> Settings {
         group: GROUP,
         interfaces: Choice::default(),
         intervals: intervals(),
-        tolerance: Tolerance {
-            ahead: Duration::from_secs(1),
-            ..Tolerance::default()
-        },
+        tolerance: tolerance(),
+    }
+}
+
+fn tolerance() -> Tolerance {
+    Tolerance {
+        ahead: Duration::from_secs(1),
+        ..Tolerance::default()
     }
 }
 

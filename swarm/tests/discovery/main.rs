@@ -1,12 +1,14 @@
-//! Discovery between hosts in network namespaces: by multicast, by broadcast, and beside an attacker. Needs root.
+//! Nodes on hosts in network namespaces: they find each other by multicast and by broadcast, and beside an attacker, who
+//! then turns to the port at which they serve. Needs root.
 
 // Helpers of tests are tests too.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod attack;
 mod hali;
 mod lab;
 
-use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -15,7 +17,7 @@ use modelcache_swarm::discovery::announcement::{
 };
 use modelcache_swarm::discovery::clock::Now;
 use modelcache_swarm::discovery::refusal::Refusal;
-use modelcache_swarm::discovery::service::GROUP;
+use modelcache_swarm::discovery::service::{GROUP, Peers};
 use modelcache_swarm::discovery::wire::{MAX_DATAGRAM, decode, encode};
 
 use lab::{Lab, Node, PORT, Stop, address, address_v6, key, name, ring, until};
@@ -32,10 +34,10 @@ fn wait_until_all_know_all(nodes: &[(u8, &Node)]) {
         for (other, _) in nodes.iter().filter(|(other, _)| other != host) {
             until(&format!("host {host} knows host {other}"), || {
                 let known = node.knows(*other, LATELY);
-                let holders = node.peers.lock().holders(id(*other), Instant::now());
+                let candidates = node.peers.lock().candidates(id(*other), Instant::now());
                 known.contains(&address(*other))
                     && known.contains(&address_v6(*other))
-                    && holders.contains(&(address(*other), PORT).into())
+                    && candidates.iter().any(|one| one.node == Some(name(*other)))
             });
         }
     }
@@ -60,7 +62,7 @@ fn hosts_find_each_other_by_multicast() {
     three.leave();
     for node in [&one, &two] {
         until("host 3 is gone", || node.knows(3, Duration::MAX).is_empty());
-        assert_eq!(node.peers.lock().holders(id(3), Instant::now()), []);
+        assert_eq!(node.peers.lock().candidates(id(3), Instant::now()), []);
     }
     one.leave();
     two.leave();
@@ -155,9 +157,9 @@ fn sent_until_counted(
     });
 }
 
-/// Resident memory of this process in bytes.
-fn memory() -> usize {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+/// Resident memory of a process in bytes.
+fn memory(process: &str) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kib = line.unwrap().trim_end_matches("kB").trim();
     kib.parse::<usize>().unwrap() * 1024
@@ -259,9 +261,16 @@ fn an_attacker_teaches_nobody_anything() {
             .iter()
             .all(|(_, peer)| peer.node == Some(name(2)))
     );
-    assert_eq!(victim.peers.lock().holders(id(9), now), []);
+    assert_eq!(victim.peers.lock().candidates(id(9), now), []);
     honest.leave();
     victim.leave();
+}
+
+/// An announcement that names a key but is signed with another.
+fn wrong(named: u8) -> Vec<u8> {
+    let mut datagram = encode(&forged(1), &key(9));
+    datagram[5..13].copy_from_slice(key(named).id().as_bytes());
+    datagram
 }
 
 /// Unsigned, forged and random datagrams from 200 addresses at once, as fast as two threads can.
@@ -280,16 +289,14 @@ fn flood(lab: &Lab, victim: &Node) {
         };
         hosts.iter().map(bind).collect()
     });
-    let mut wrong = encode(&forged(1), &key(2));
-    wrong[5..13].copy_from_slice(key(1).id().as_bytes());
-    let kinds = [wrong, unsigned(&forged(1)), vec![0x55; 1400]];
+    let kinds = [wrong(1), unsigned(&forged(1)), vec![0x55; 1400]];
     let refused = || {
         Refusal::ALL
             .map(|reason| victim.counters.refused(reason))
             .iter()
             .sum::<u64>()
     };
-    let (before, accepted, memory_before) = (refused(), victim.counters.accepted(), memory());
+    let (before, accepted, memory_before) = (refused(), victim.counters.accepted(), memory("self"));
     let began = Instant::now();
     let done = AtomicBool::new(false);
     let mut peak = 0;
@@ -308,7 +315,7 @@ fn flood(lab: &Lab, victim: &Node) {
         let watcher = scope.spawn(|| {
             let mut peak = 0;
             while !done.load(Ordering::Relaxed) {
-                peak = peak.max(memory());
+                peak = peak.max(memory("self"));
                 std::thread::sleep(Duration::from_millis(20));
             }
             peak
@@ -381,6 +388,15 @@ fn a_replay_is_refused_after_a_restart() {
     victim.leave();
 }
 
+/// Whether a client is known that listens there and names torrents.
+fn names_torrents(peers: &Peers, address: SocketAddr) -> bool {
+    let table = peers.lock();
+    let known = table.peers(Instant::now());
+    known
+        .iter()
+        .any(|(at, peer)| *at == address && peer.torrents() > 0)
+}
+
 /// Clients that have the same torrent find each other, and believe nothing from an address outside their networks.
 #[test]
 fn bittorrent_clients_find_each_other() {
@@ -389,8 +405,7 @@ fn bittorrent_clients_find_each_other() {
     let (two, two_end) = lab.start_client(2, vec![id(7)]);
     for (peers, other) in [(&one, 2), (&two, 1)] {
         until("the other client is known", || {
-            let holders = peers.lock().holders(id(7), Instant::now());
-            holders.contains(&(address(other), PORT).into())
+            names_torrents(peers, (address(other), PORT).into())
         });
     }
     lab.ip(3, "addr add 192.0.2.3/24 dev eth0");
@@ -411,10 +426,7 @@ fn bittorrent_clients_find_each_other() {
                 .unwrap();
             UdpSocket::from(socket)
         });
-        let known = |peers: &modelcache_swarm::discovery::service::Peers| {
-            let holders = peers.lock().holders(id(7), Instant::now());
-            holders.contains(&(host, 4711).into())
-        };
+        let known = |peers: &Peers| names_torrents(peers, (host, 4711).into());
         if near {
             until("the late client is known", || {
                 late.send_to(&packet, "239.192.152.143:6771").unwrap();

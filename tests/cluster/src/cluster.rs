@@ -137,6 +137,12 @@ impl Cluster {
             .plug(NodeId::parse(node)?, true)
     }
 
+    /// A `tcpdump` command that writes what passes a node's cable to its standard output, until it is interrupted.
+    pub fn capture_command(&self, node: &str) -> Result<Command, ClusterError> {
+        self.rig("listening to a network cable")?
+            .capture_command(NodeId::parse(node)?)
+    }
+
     /// Lets nothing pass between two nodes; both still reach the others.
     pub fn partition(&self, one: &str, other: &str) -> Result<(), ClusterError> {
         self.rig("partitioning the network")?

@@ -7,6 +7,8 @@ use std::time::Instant;
 
 use modelcache_crds::model_cache::SourcePolicy;
 use modelcache_swarm::coordination::Member;
+use modelcache_swarm::discovery::announcement::ContentId;
+use modelcache_swarm::engine::AskError;
 use modelcache_swarm::inventory::{Answer, Question};
 use modelcache_swarm::verify::piece_count;
 
@@ -28,7 +30,7 @@ pub(super) enum ByItself {
     Peers,
     /// From other nodes only: nobody said how to reach the hub.
     PeersWithoutHub,
-    /// Not at all: nobody said where to get it.
+    /// Not at all: nobody is known that could have it.
     Waits,
 }
 
@@ -47,7 +49,7 @@ impl ByItself {
                 "meanwhile this node takes what others have; the way to the hub and its token come from the coordinator"
             }
             Self::Waits => {
-                "only the coordinator knows where to get what is missing; the agent keeps trying"
+                "nobody is known that could have what is missing: the coordinator names other nodes, and so do their announcements and the setting --peer; the agent keeps trying"
             }
         }
     }
@@ -90,6 +92,12 @@ impl Entry {
                     && !self.discarding.contains(segment)
             })
             .collect();
+        let now = Instant::now();
+        if !missing.is_empty() {
+            let wanted = ContentId::of_snapshot(&self.snapshot.name);
+            let found = context.peers.lock().candidates(wanted, now);
+            self.alone.set_found(found);
+        }
         let way = self.by_itself();
         let fetching = self.fetching().count();
         let standing = Standing {
@@ -99,7 +107,7 @@ impl Entry {
             may_fetch: matches!(way, ByItself::Everywhere | ByItself::Hub),
             may_take: !matches!(way, ByItself::Hub | ByItself::Waits),
         };
-        for step in self.alone.next(Instant::now(), standing) {
+        for step in self.alone.next(now, standing) {
             match step {
                 Step::Fetch(segment) => self.order(context, link, segment, Order::Fetch),
                 Step::Take {
@@ -129,8 +137,15 @@ impl Entry {
         let snapshot = self.snapshot.name.clone();
         // Nothing waits for it at the end: it touches nothing here, and is over after some seconds.
         let engine = context.engine.clone();
+        let peers = context.peers.clone();
         tokio::spawn(async move {
             let answer = engine.ask(address, &snapshot, &Question { wants }).await;
+            let reached = answer.as_ref().err().is_none_or(AskError::linked);
+            if reached {
+                peers.lock().verified(address, Instant::now());
+            } else {
+                peers.lock().failed(address, Instant::now());
+            }
             if let Err(error) = &answer {
                 tracing::debug!(snapshot, node, %error, "another node does not say what it has");
             }

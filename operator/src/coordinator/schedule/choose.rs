@@ -6,24 +6,55 @@ use modelcache_swarm::segment::PieceHashes;
 
 use super::backoff::Backoff;
 use super::ledger::Ledger;
-use super::snap::{Holder, Member, NodeId, Segment, Snap, SnapId};
+use super::snap::{Holder, Lease, Member, NodeId, Segment, Snap, SnapId};
 
 /// A holder from which so many nodes failed to take a segment is asked for it last.
 const SUSPICIOUS: usize = 3;
 
+/// Segments that one node takes at once from a full node that is one of few, while nobody else holds them: what it brings it gives
+/// to all others, so nobody is to bring much more than the rest…
+const FIRST_COPIES_PER_TAKER: usize = 2;
+/// …but a node with nobody beside it keeps the link full by itself.
+const FIRST_COPIES_OF_THE_ONLY: usize = 4;
+
+/// Who alone holds more segments than this gives these, and leaves the rest to others.
+const LADEN: u32 = 8;
+
 impl Snap {
     /// Whether a node gives what others can give too only when they cannot: it holds everything and is one of few, so that its
-    /// link is the narrowest place. Where most are like that, all of them give.
-    fn spares(&self, node: NodeId) -> bool {
+    /// link is the narrowest place. Where more than half are like that, all of them give.
+    pub(super) fn spares(&self, node: NodeId) -> bool {
         let member = self.members.get(&node);
-        member.is_some_and(|member| member.seeder) && self.seeders * 3 <= self.members.len()
+        member.is_some_and(|member| member.seeder) && self.seeders * 2 <= self.members.len()
+    }
+
+    /// Whether a node has much that nobody else holds. It gives that first, and leaves the rest to those who have not.
+    fn is_laden(&self, node: NodeId) -> bool {
+        let member = self.members.get(&node);
+        member.is_some_and(|member| member.alone > LADEN)
+    }
+
+    /// Whether a node may take another segment that only this full holder has; what it takes from it otherwise counts too.
+    pub(super) fn may_take_first_copy(&self, taker: NodeId, holder: NodeId) -> bool {
+        let from =
+            |lease: &&Lease| matches!(lease, Lease::Take { holder: from, .. } if *from == holder);
+        let member = self.members.get(&taker);
+        let under_way = member.map_or(0, |member| member.open.values().filter(from).count());
+        let most = if self.members.len() > 2 {
+            FIRST_COPIES_PER_TAKER
+        } else {
+            FIRST_COPIES_OF_THE_ONLY
+        };
+        under_way < most
     }
 }
 
 impl Member {
     /// From whom to take a segment that was wrong here: all of a wrong blob comes from one holder, so that one that lies
-    /// cannot spoil what the others give, and the next time from another. Who gives nothing is passed over.
-    fn giver(&self, taker: NodeId, index: u32, segment: &Segment) -> Option<NodeId> {
+    /// cannot spoil what the others give, and the next time from another. Who gives nothing is passed over. A distrusted one
+    /// comes after those that are as little to blame, but comes: were many to lie together, they could have an honest node distrusted.
+    fn giver(&self, snap: &Snap, taker: NodeId, index: u32) -> Option<NodeId> {
+        let segment = &snap.segments[index as usize];
         let others = segment.holders.iter().filter(|one| one.node != taker);
         let giver = others.min_by_key(|holder| {
             let key = (index, holder.node);
@@ -32,6 +63,7 @@ impl Member {
             (
                 silent,
                 blamed,
+                !snap.trusts(holder.node),
                 !holder.verified,
                 scatter(holder.node, taker, 0),
             )
@@ -41,19 +73,9 @@ impl Member {
 }
 
 impl Ledger {
-    /// Whether a node has much that nobody else holds. It gives that first, and leaves the rest to those who have not.
-    fn is_laden(&self, snap: &Snap, node: NodeId) -> bool {
-        let member = snap.members.get(&node);
-        member.is_some_and(|member| member.alone as usize > self.settings.first_copies_per_node)
-    }
-
     pub(super) fn may_give(&self, id: NodeId) -> bool {
         let node = &self.nodes[id];
-        let mut most = self.settings.uploads_per_node as usize;
-        let mut snaps = node.snaps.iter().map(|id| &self.snaps[*id]);
-        if snaps.any(|snap| self.is_laden(snap, id)) {
-            most = most.max(self.settings.first_copies_per_node);
-        }
+        let most = self.settings.uploads_per_node as usize;
         node.address.is_some() && node.uploading.len() < most
     }
 
@@ -66,7 +88,7 @@ impl Ledger {
         })
     }
 
-    /// Whether a holder may give another segment that nobody else holds.
+    /// Whether one of few full nodes may give another segment that nobody else holds.
     pub(super) fn may_give_first_copy(&self, node: NodeId) -> bool {
         let first = self.nodes[node].uploading.iter().filter(|(id, index)| {
             let snap = &self.snaps[*id];
@@ -91,17 +113,20 @@ impl Ledger {
         let snap = &self.snaps[id];
         let member = snap.members.get(&taker)?;
         let segment = &snap.segments[index as usize];
-        let usable = |node: NodeId| node != taker && !member.avoids(index, node, now);
+        // From a distrusted one only what nobody else can give, not even the hub.
+        let last = || snap.unheld.has(index) && !self.reaches_hub(snap, member, now);
+        let reachable = |node: NodeId| node != taker && !member.avoids(index, node, now);
+        let usable = |node: NodeId| reachable(node) && (snap.trusts(node) || last());
         if member.corrupt.contains_key(&index) {
-            let giver = member.giver(taker, index, segment)?;
+            let giver = member.giver(snap, taker, index)?;
             let now = from.is_none_or(|from| from == giver)
                 && !member.rests(index, now)
-                && usable(giver)
-                && self.has_room(snap, giver, index);
+                && reachable(giver)
+                && self.has_room(snap, taker, giver, index);
             return now.then_some(giver);
         }
         let pieces = segment.mixed.then(|| segment.best_pieces(usable)).flatten();
-        let laden = |node: NodeId| self.is_laden(snap, node) || snap.spares(node);
+        let laden = |node: NodeId| snap.is_laden(node) || snap.spares(node);
         let right = |holder: &&Holder| {
             usable(holder.node) && pieces.is_none_or(|best| Arc::ptr_eq(best, &holder.pieces))
         };
@@ -113,7 +138,7 @@ impl Ledger {
         let holders = segment.holders.iter().filter(right).filter(|holder| {
             from.is_none_or(|from| from == holder.node)
                 && !(relieved && laden(holder.node))
-                && self.has_room(snap, holder.node, index)
+                && self.has_room(snap, taker, holder.node, index)
         });
         let best = holders.min_by_key(|holder| {
             let node = holder.node;
@@ -125,15 +150,18 @@ impl Ledger {
         best.map(|holder| holder.node)
     }
 
-    /// Whether a holder may give a segment once more now.
-    fn has_room(&self, snap: &Snap, holder: NodeId, index: u32) -> bool {
+    /// Whether a holder may give a segment once more now, and to this node.
+    fn has_room(&self, snap: &Snap, taker: NodeId, holder: NodeId, index: u32) -> bool {
+        let segment = &snap.segments[index as usize];
+        let first = || {
+            // The first copy goes to one node, so that the others can come from there.
+            segment.takings.iter().all(|taking| taking.slow)
+                && self.may_give_first_copy(holder)
+                && snap.may_take_first_copy(taker, holder)
+        };
         self.may_give(holder)
-            && if snap.sole.has(index) {
-                snap.offered.has(index) && self.may_give_first_copy(holder)
-            } else {
-                let uploads = snap.segments[index as usize].uploads(holder);
-                uploads < self.settings.uploads_per_segment
-            }
+            && segment.uploads(holder) < self.settings.uploads_per_segment
+            && (!snap.sole.has(index) || !snap.spares(holder) || first())
     }
 }
 

@@ -26,11 +26,11 @@ impl Snap {
         let tried = bad
             .iter()
             .all(|index| self.reserved.get(&index) == Some(&finder));
-        let mut others = self
+        let others = self
             .members
             .range(finder + 1..)
             .chain(self.members.range(..finder));
-        let next = others.next().map(|(node, _)| *node);
+        let next = others.map(|(node, _)| *node).find(|one| self.trusts(*one));
         let keeper = next.filter(|_| tried).unwrap_or(finder);
         for index in bad.iter() {
             self.reserved.insert(index, keeper);
@@ -59,14 +59,18 @@ impl Ledger {
             .iter()
             .filter_map(|index| Some((index, snap.pieces_of(node, index)?)))
             .collect();
-        snap.corrupt.add(&bad);
-        if !snap.corrupt_backoff.waits(now) {
-            snap.corrupt_backoff
-                .fail(now, now, self.settings.corrupt_backoff, 0);
+        // A distrusted node says so for itself only.
+        let trusted = snap.trusts(node);
+        if trusted {
+            snap.corrupt.add(&bad);
+            if !snap.corrupt_backoff.waits(now) {
+                snap.corrupt_backoff
+                    .fail(now, now, self.settings.corrupt_backoff, 0);
+            }
+            let until = snap.corrupt_backoff.until();
+            snap.hold_back(bad.clone(), until, None);
+            snap.reserve(&bad, node);
         }
-        let until = snap.corrupt_backoff.until();
-        snap.hold_back(bad.clone(), until, None);
-        snap.reserve(&bad, node);
         let Some(member) = snap.members.get_mut(&node) else {
             return;
         };
@@ -89,7 +93,10 @@ impl Ledger {
         let config = snap.config.as_ref();
         // The first time only: a node that gets it from a liar again and again would have the others throw away for ever
         // what they did not have the time to verify.
-        if !found.again() && config.is_none_or(|config| config.policy != SourcePolicy::OriginOnly) {
+        if !found.again()
+            && trusted
+            && config.is_none_or(|config| config.policy != SourcePolicy::OriginOnly)
+        {
             let others: Vec<NodeId> = snap
                 .members
                 .keys()
@@ -116,14 +123,14 @@ impl Ledger {
         };
         // One bad segment spoils all of its blob: who verified what it gave is most likely innocent, the first time.
         let mut holders = snap.segments[index as usize].holders.iter();
-        let proven = holders.any(|one| one.node == holder && one.verified);
+        let proven = holders.any(|one| one.node == holder && one.verified) && snap.trusts(holder);
         if found.again() || !proven {
             self.strike(node, id, index, holder, now);
         }
     }
 
     /// Tells a node to throw segments of a wrong blob away, unless they are verified there or its blob is another one.
-    fn discard(
+    pub(super) fn discard(
         &mut self,
         node: NodeId,
         id: SnapId,

@@ -7,6 +7,13 @@ use super::bits::first;
 use super::ledger::Ledger;
 use super::snap::{Lease, Member, NodeId, Snap, SnapId};
 
+impl Member {
+    /// Whether it wants a segment and may get it from the hub. Who never reaches the hub does not keep others from their turn.
+    pub(super) fn would_fetch(&self, index: u32, now: u64) -> bool {
+        self.wants.has(index) && !self.backoff.hopeless() && !self.backoff.waits(now)
+    }
+}
+
 impl Ledger {
     /// Gives out all fetches that may be given now.
     pub(super) fn give_fetches(&mut self, now: u64) {
@@ -21,7 +28,7 @@ impl Ledger {
     }
 
     /// What to fetch next of a snapshot, and who: the first segment of the plan that is to be fetched, and of the nodes that
-    /// failed least the one that has least to do: whose link takes bring most to would be slow.
+    /// failed least the one whose turn was longest ago: who fetches more than others has to give more than others.
     fn find_fetch(&self, id: SnapId, now: u64) -> Option<(NodeId, u32)> {
         let snap = &self.snaps[id];
         let config = snap.config.as_ref()?;
@@ -39,13 +46,12 @@ impl Ledger {
         }
         // Any node may do that, even one that rests: a node that never reaches the hub must not be the only one to try.
         let probe = snap.backoff.failing() || endpoint.backoff.failing();
-        let mut best: Option<((u32, u32, u32), NodeId, u32)> = None;
+        let mut best: Option<((u32, u32, u64), NodeId, u32)> = None;
         for (node, member) in &snap.members {
             let fetches = self.nodes[*node].fetches;
-            let busy = member.fetched + self.nodes[*node].takes;
-            let key = (member.backoff.failures(), fetches, busy);
-            // The first is fetched alone: nodes whose agents say a moment later what they want are to get the others. Who is
-            // to fetch all of a wrong blob does not leave others a part of it.
+            let key = (member.backoff.failures(), fetches, self.nodes[*node].turn);
+            // At most half of what it was given is under way, so the first alone: nodes whose agents say a moment later what they
+            // want are to get the others. Who is to fetch all of a wrong blob does not leave others a part of it.
             let keeper = snap.reserved.values().any(|keeper| keeper == node);
             let enough = fetches * 2 > member.fetched && !keeper;
             if member.wanting == 0
@@ -64,36 +70,35 @@ impl Ledger {
     }
 
     fn order_fetch(&mut self, node: NodeId, id: SnapId, index: u32, now: u64) {
-        let snap = &mut self.snaps[id];
-        let (Some(config), Some(member)) = (&snap.config, snap.members.get_mut(&node)) else {
+        let Some(config) = &self.snaps[id].config else {
             return;
         };
         let endpoint = config.endpoint;
-        let name = &self.nodes[node].name;
-        if !std::mem::replace(&mut member.origin_sent, true) {
-            let message = CoordinatorMessage::Origin {
-                snapshot: snap.name.clone(),
-                access: config.access.clone(),
-            };
-            self.outgoing.push((name.clone(), message));
-        }
         self.send_fetch(node, id, index);
         let lease = Lease::Fetch {
             given: now,
             endpoint,
             fetches: self.endpoints[endpoint].fetches + 1,
-            takes: self.nodes[node].takes,
             slow: false,
         };
         self.open(node, id, index, lease);
     }
 
+    /// Sends the order to fetch a segment, and before the first one how to reach the hub.
     pub(super) fn send_fetch(&mut self, node: NodeId, id: SnapId, index: u32) {
+        let snap = &mut self.snaps[id];
+        let name = &self.nodes[node].name;
+        if let (Some(config), Some(member)) = (&snap.config, snap.members.get_mut(&node))
+            && !std::mem::replace(&mut member.origin_sent, true)
+        {
+            self.outgoing
+                .push((name.clone(), config.origin(&snap.name)));
+        }
         let message = CoordinatorMessage::Fetch {
-            snapshot: self.snaps[id].name.clone(),
+            snapshot: snap.name.clone(),
             segment: index,
         };
-        self.outgoing.push((self.nodes[node].name.clone(), message));
+        self.outgoing.push((name.clone(), message));
     }
 }
 
@@ -119,19 +124,19 @@ fn find_fetch_of(
     let reserved = |index: u32| {
         let keeper = snap.reserved.get(&index);
         keeper.is_some_and(|keeper| {
-            let keeper_wants =
-                |keeper: &Member| keeper.wants.has(index) && !keeper.backoff.waits(now);
-            *keeper != node && snap.members.get(keeper).is_some_and(keeper_wants)
+            let member = snap.members.get(keeper);
+            *keeper != node && member.is_some_and(|keeper| keeper.would_fetch(index, now))
         })
     };
     let unreachable = |index: u32| {
         let mut holders = snap.segments[index as usize].holders.iter();
-        holders.all(|holder| member.avoids(index, holder.node, now))
+        holders.all(|holder| !snap.trusts(holder.node) || member.avoids(index, holder.node, now))
     };
     let fetchable = |index: u32| {
         everything
             || (probe || !member.rests(index, now))
                 && !reserved(index)
+                && !snap.leaves_to_others(node, index, now)
                 && (member.hub_only.has(index) || unreachable(index))
     };
     first(snap.unheld.words().len(), word, fetchable)

@@ -79,19 +79,27 @@ impl Ledger {
 
     /// Lets nodes take one segment each in turn, from one holder or any, until nothing more can be given.
     fn fill(&mut self, mut takers: Vec<NodeId>, from: Option<NodeId>, now: u64) {
+        // What one of few full nodes gives away is for the others to come from there: they are to be even.
+        let seeder = from.is_some_and(|from| {
+            let mut snaps = self.nodes[from].snaps.iter();
+            snaps.any(|id| self.snaps[*id].spares(from))
+        });
         while !takers.is_empty() {
             if from.is_some_and(|from| !self.may_give(from)) {
                 return;
             }
             takers.retain(|taker| self.may_take(*taker));
-            takers.sort_by_key(|taker| self.nodes[*taker].takes);
+            takers.sort_by_key(|taker| {
+                let node = &self.nodes[*taker];
+                (if seeder { node.turn } else { 0 }, node.takes)
+            });
             takers.retain(|taker| self.take_one(*taker, from, now));
         }
     }
 
     /// Whether a node could get a segment from the hub, as far as is known. What failed is tried again when its wait is
     /// over: were nodes to take from each other from then on, then nothing would ever find out that the hub is back.
-    fn reaches_hub(&self, snap: &Snap, member: &Member, now: u64) -> bool {
+    pub(super) fn reaches_hub(&self, snap: &Snap, member: &Member, now: u64) -> bool {
         let gone = |backoff: &Backoff| backoff.hopeless() && backoff.waits(now);
         snap.config.as_ref().is_some_and(|config| {
             config.policy != SourcePolicy::PeersOnly
@@ -152,7 +160,8 @@ impl Ledger {
             if !self.may_give(*node) {
                 continue;
             }
-            let first = self.may_give_first_copy(*node);
+            let first = !snap.spares(*node)
+                || self.may_give_first_copy(*node) && snap.may_take_first_copy(taker, *node);
             for (at, word) in given.iter_mut().enumerate() {
                 let allowed = if first {
                     u64::MAX

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::bits::Bits;
 use super::snap::Lease;
 use super::{Schedule, Settings, SourcePolicy};
 
@@ -95,11 +96,17 @@ pub(super) fn check(schedule: &Schedule, settings: &Settings) {
                 !shared || fetching[index] <= 1,
                 "two fetches of {index} at once"
             );
-            assert_eq!(snap.unheld.has(number), named.is_empty());
+            let trusted = |node: &usize| snap.trusts(*node);
+            assert_eq!(snap.unheld.has(number), !named.iter().any(trusted));
             assert_eq!(snap.sole.has(number), named.len() == 1);
             assert_eq!(snap.fetching.has(number), fetching[index] > 0);
         }
         assert_eq!(snap.fetches, fetching.iter().sum::<u32>());
+        let mut held_back = Bits::empty(snap.size);
+        for hold in &snap.holds {
+            held_back.add(&hold.segments);
+        }
+        assert_eq!(snap.held_back, held_back);
         for (node, member) in &snap.members {
             assert_eq!(member.seeder, member.is_full(), "whether {node} is full");
         }
@@ -112,8 +119,7 @@ pub(super) fn check(schedule: &Schedule, settings: &Settings) {
         assert_eq!(known.uploading.len(), uploads[node]);
         assert!(known.fetches <= settings.fetches_per_node);
         assert!(known.takes <= settings.takes_per_node);
-        let uploads = settings.uploads_per_node as usize;
-        assert!(known.uploading.len() <= uploads.max(settings.first_copies_per_node));
+        assert!(known.uploading.len() <= settings.uploads_per_node as usize);
     }
     for (id, endpoint) in ledger.endpoints.iter().enumerate() {
         assert_eq!(endpoint.fetches, endpoints[id]);

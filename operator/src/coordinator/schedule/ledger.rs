@@ -9,8 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use modelcache_swarm::coordination::CoordinatorMessage;
-use modelcache_swarm::segment::PieceHashes;
+use modelcache_swarm::coordination::Held;
 
 use super::backoff::Backoff;
 use super::bits::Bits;
@@ -26,6 +25,8 @@ pub(super) struct Node {
     pub(super) fetches: u32,
     /// Takes under way.
     pub(super) takes: u32,
+    /// When it was last to bring what no other node had, as a number that only grows.
+    pub(super) turn: u64,
     /// What others are taking from it.
     pub(super) uploading: Vec<(SnapId, u32)>,
     /// What it tracks, the most urgent first.
@@ -68,10 +69,14 @@ pub(super) struct Ledger {
     pub(super) endpoints: Vec<Endpoint>,
     /// Fetches under way in the cluster.
     pub(super) fetches: u32,
+    /// The last turn of a node.
+    turns: u64,
     /// When the coordinator began; set by the first decision.
     pub(super) started: Option<u64>,
     pub(super) dirty: Dirty,
     pub(super) outgoing: Outgoing,
+    /// How often a node was distrusted since the start.
+    pub(super) distrusted: u64,
 }
 
 impl Ledger {
@@ -86,9 +91,11 @@ impl Ledger {
             wanted: Vec::new(),
             endpoints: Vec::new(),
             fetches: 0,
+            turns: 0,
             started: None,
             dirty: Dirty::default(),
             outgoing: Outgoing::new(),
+            distrusted: 0,
         }
     }
 
@@ -109,6 +116,7 @@ impl Ledger {
             address: Some(address),
             fetches: 0,
             takes: 0,
+            turn: 0,
             uploading: Vec::new(),
             snaps: Vec::new(),
         });
@@ -121,7 +129,9 @@ impl Ledger {
             let snap = &mut self.snaps[snap];
             let mut alone = kept;
             alone.keep(&snap.unheld);
-            snap.hold_back(alone, until, Some(node));
+            if snap.trusts(node) {
+                snap.hold_back(alone, until, Some(node));
+            }
         }
         self.nodes[node].address = None;
     }
@@ -212,12 +222,8 @@ impl Ledger {
             for (node, member) in &mut snap.members {
                 member.backoff = Backoff::default();
                 if member.origin_sent {
-                    let message = CoordinatorMessage::Origin {
-                        snapshot: name.to_owned(),
-                        access: config.access.clone(),
-                    };
                     self.outgoing
-                        .push((self.nodes[*node].name.clone(), message));
+                        .push((self.nodes[*node].name.clone(), config.origin(name)));
                 }
             }
         }
@@ -263,16 +269,13 @@ impl Ledger {
         self.dirty.fetches = true;
     }
 
-    /// Enters that a node holds a segment; ends the order for it.
-    pub(super) fn add_holder(
-        &mut self,
-        node: NodeId,
-        id: SnapId,
-        index: u32,
-        pieces: PieceHashes,
-        verified: bool,
-    ) {
-        self.close(node, id, index);
+    /// Enters that a node holds a segment; `fetched`: as the answer to a `Fetch`.
+    pub(super) fn add_holder(&mut self, node: NodeId, id: SnapId, held: Held, fetched: bool) {
+        let Held {
+            segment: index,
+            pieces,
+            verified,
+        } = held;
         let snap = &mut self.snaps[id];
         let Some(member) = snap.members.get_mut(&node) else {
             return;
@@ -283,6 +286,7 @@ impl Ledger {
         let mut holders = snap.segments[index as usize].holders.iter();
         let known = holders.find(|holder| *holder.pieces == pieces);
         let pieces = known.map_or_else(|| Arc::new(pieces), |holder| Arc::clone(&holder.pieces));
+        snap.segments[index as usize].note(node, &pieces, fetched);
         snap.change_holders(index, |holders| {
             holders.retain(|holder| holder.node != node);
             holders.push(Holder {
@@ -318,10 +322,21 @@ impl Ledger {
             return;
         };
         member.open.insert(index, lease);
+        let brings = match lease {
+            Lease::Fetch { .. } => true,
+            Lease::Take { holder, .. } => snap.sole.has(index) && snap.spares(holder),
+        };
+        if brings {
+            self.turns += 1;
+            self.nodes[node].turn = self.turns;
+        }
+        let member = snap.members.get_mut(&node);
         let segment = &mut snap.segments[index as usize];
         match lease {
             Lease::Fetch { endpoint, .. } => {
-                member.fetched += 1;
+                if let Some(member) = member {
+                    member.fetched += 1;
+                }
                 segment.fetches += 1;
                 snap.fetches += 1;
                 self.endpoints[endpoint].fetches += 1;

@@ -4,12 +4,12 @@
 //! are for:
 //! * The hub sends each byte once: a segment that nobody holds is given to exactly one node to fetch ([`fetch`]), as
 //!   many at once as the way to the hub carries ([`pace`]).
-//! * Copies double: what somebody holds is taken from the least loaded holder, few at a time from each; a segment with
-//!   one holder goes to one node first, which then serves it too. Who brought everything to nodes that have nothing
-//!   gives each segment once ([`give`], [`choose`]).
+//! * Nodes fetch in turn, so that each has as much to give as the others. What somebody holds is taken from the least
+//!   loaded holder by several at once: in a small cluster each segment needs one step. Who brought everything to nodes that
+//!   have nothing gives each segment once, to them in turn ([`give`], [`choose`]).
 //! * All of it in the order of the plan, because nodes hash each file from its beginning while its bytes are in memory.
 //! * Nothing waits for one node: every order that failed is given anew, elsewhere if possible ([`reports`]).
-//! * Who serves wrong bytes spoils nobody's copy for ever ([`corrupt`]).
+//! * Who serves wrong bytes spoils nobody's copy for ever ([`corrupt`]), and who made them makes no others ([`distrust`]).
 //!
 //! [`ledger`] keeps the books: who holds, wants and was given what, with the sets of segments that make each decision
 //! cheap. No order depends on an earlier call having been remembered by an agent: after `Hello` and `Track` it starts
@@ -19,6 +19,7 @@ mod backoff;
 mod bits;
 mod choose;
 mod corrupt;
+mod distrust;
 mod expire;
 mod fetch;
 mod give;
@@ -86,14 +87,14 @@ pub struct Settings {
     /// Segments that one node takes from others at once. Each arrives the later the more there are, and can be passed on
     /// only then; but a few are to be on their way while others begin, and holders are not equally fast.
     pub takes_per_node: u32,
-    /// Nodes that take one segment from one holder at once.
+    /// Nodes that take one segment from one holder at once. As many as there are in a small cluster: each step from node to
+    /// node costs the time that a segment needs on a link shared by all that a node takes.
     pub uploads_per_segment: usize,
-    /// Copies that one holder gives to others at once. Fewer than takes, so that most takes share the taker's link and
-    /// none waits for a crowded holder; enough that its link is full between the end of one copy and the beginning of the next.
+    /// Copies that one holder gives to others at once: enough that its link is full between the end of one and the beginning
+    /// of the next.
     pub uploads_per_node: u32,
-    /// Segments that a holder, while nobody else holds them, gives away at once: too many together, and none of them
-    /// gets a second holder soon. A holder that has many of them gives so many even if that is more than
-    /// `uploads_per_node`: its copies share the takers' links with those that others give, and its own has to be full.
+    /// Segments that one of few full nodes gives away at once while nobody else holds them: too many together, and none of
+    /// them gets a second holder soon.
     pub first_copies_per_node: usize,
     /// A take that runs longer than this no longer keeps others from the only holder of its segment.
     pub slow_take: u64,
@@ -118,9 +119,9 @@ impl Default for Settings {
         Self {
             fetches_per_node: 4,
             fetches: 64,
-            takes_per_node: 8,
-            uploads_per_segment: 2,
-            uploads_per_node: 6,
+            takes_per_node: 12,
+            uploads_per_segment: 8,
+            uploads_per_node: 12,
             first_copies_per_node: 8,
             slow_take: 10_000,
             grace: 6_000,
@@ -212,6 +213,12 @@ impl Schedule {
         self.ledger.expire(now);
         self.ledger.tell_rosters(now);
         self.decide(now)
+    }
+
+    /// How often a node was found to have made wrong bytes of a snapshot.
+    #[must_use]
+    pub fn distrusted(&self) -> u64 {
+        self.ledger.distrusted
     }
 
     fn decide(&mut self, now: u64) -> Outgoing {

@@ -45,7 +45,9 @@ impl Schedule {
                 self.ledger.leave(node, id);
             }
             AgentMessage::Have { held, .. } => self.ledger.have(node, id, held, now),
-            AgentMessage::Verified { segments, .. } => self.ledger.verified(node, id, &segments),
+            AgentMessage::Verified { segments, .. } => {
+                self.ledger.verified(node, id, &segments, now);
+            }
             AgentMessage::FetchFailed {
                 segment,
                 rate_limited,
@@ -200,11 +202,14 @@ impl Ledger {
         }
     }
 
-    /// Gives a node again the orders that are still open: it may have dropped them.
+    /// Gives a node again the orders that are still open, and what else it was told: it may have dropped them, or they went to
+    /// a connection that it has replaced.
     fn repeat_orders(&mut self, node: NodeId, id: SnapId) {
-        let Some(member) = self.snaps[id].members.get(&node) else {
+        let Some(member) = self.snaps[id].members.get_mut(&node) else {
             return;
         };
+        member.origin_sent = false;
+        member.roster = 0;
         let open: Vec<(u32, Lease)> = member.open.iter().map(|(i, lease)| (*i, *lease)).collect();
         for (index, lease) in open {
             let repeated = match lease {
@@ -239,13 +244,11 @@ impl Ledger {
                     given,
                     endpoint,
                     fetches,
-                    takes,
                     ..
                 }) => {
                     let fetched = Fetched {
                         took: now.saturating_sub(given),
                         fetches: (fetches, self.endpoints[endpoint].fetches + 1),
-                        takes: (takes, self.nodes[node].takes),
                     };
                     snap.pace.note(fetched, self.settings.fetches);
                     member.backoff.succeed(given);
@@ -263,14 +266,18 @@ impl Ledger {
             }
         }
         let verified = held.verified;
-        self.add_holder(node, id, index, held.pieces, verified);
+        let fetched = matches!(lease, Some(Lease::Fetch { .. }));
+        self.add_holder(node, id, held, fetched);
         if verified {
-            self.verified(node, id, &[index]);
+            self.verified(node, id, &[index], now);
+        } else if fetched {
+            self.judge(id, index, now);
         }
     }
 
-    fn verified(&mut self, node: NodeId, id: SnapId, segments: &[u32]) {
+    fn verified(&mut self, node: NodeId, id: SnapId, segments: &[u32], now: u64) {
         let snap = &mut self.snaps[id];
+        let trusted = snap.trusts(node);
         let Some(member) = snap.members.get_mut(&node) else {
             return;
         };
@@ -282,12 +289,18 @@ impl Ledger {
                 member.corrupt.remove(&index);
                 member.blamed.retain(|(one, _), _| *one != index);
                 member.hub_only.set(index, false);
-                snap.corrupt.set(index, false);
-                snap.reserved.remove(&index);
+                if trusted {
+                    snap.corrupt.set(index, false);
+                    snap.reserved.remove(&index);
+                }
             }
         }
         if snap.corrupt_backoff.failing() && snap.corrupt.is_empty() {
             snap.corrupt_backoff = Backoff::default();
+        }
+        let size = snap.size;
+        for index in segments.iter().filter(|index| **index < size) {
+            self.judge(id, *index, now);
         }
     }
 

@@ -69,11 +69,8 @@ impl Ledger {
             member.roster = version;
             let name = &nodes[*node].name;
             if public && !mem::replace(&mut member.origin_sent, true) {
-                let message = CoordinatorMessage::Origin {
-                    snapshot: snap.name.clone(),
-                    access: config.access.clone(),
-                };
-                self.outgoing.push((name.clone(), message));
+                self.outgoing
+                    .push((name.clone(), config.origin(&snap.name)));
             }
             let message = CoordinatorMessage::Members {
                 snapshot: snap.name.clone(),

@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use modelcache_swarm::coordination::OriginAccess;
+use modelcache_swarm::coordination::{CoordinatorMessage, OriginAccess};
 use modelcache_swarm::segment::PieceHashes;
 
 use super::SourcePolicy;
 use super::backoff::Backoff;
 use super::bits::Bits;
+use super::distrust::Claim;
 use super::pace::Pace;
 use super::roster::Roster;
 
@@ -26,6 +27,16 @@ pub(super) struct Config {
     pub(super) endpoint: EndpointId,
 }
 
+impl Config {
+    /// What a node is told of how to reach the hub.
+    pub(super) fn origin(&self, snapshot: &str) -> CoordinatorMessage {
+        CoordinatorMessage::Origin {
+            snapshot: snapshot.to_owned(),
+            access: self.access.clone(),
+        }
+    }
+}
+
 /// An order that a node has not answered yet.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Lease {
@@ -34,8 +45,6 @@ pub(super) enum Lease {
         endpoint: EndpointId,
         /// Fetches from that hub that were under way then, itself included.
         fetches: u32,
-        /// What the node was taking then.
-        takes: u32,
         /// Whether it takes so long that another one goes on in its place.
         slow: bool,
     },
@@ -66,6 +75,8 @@ pub(super) struct Segment {
     /// Whether holders differ in its piece hashes.
     pub(super) mixed: bool,
     pub(super) takings: Vec<Taking>,
+    /// Piece hashes that nodes spoke of, also those that nobody holds any more.
+    pub(super) claims: Vec<Claim>,
     /// Fetches under way; more than one only where every node fetches for itself.
     pub(super) fetches: u32,
 }
@@ -95,7 +106,7 @@ pub(super) struct Member {
     /// Number of segments that only it holds.
     pub(super) alone: u32,
     pub(super) open: BTreeMap<u32, Lease>,
-    /// Segments fetched from the hub or being fetched.
+    /// Fetches that it was given, also those that failed.
     pub(super) fetched: u32,
     /// Whether it holds everything: [`Member::is_full`], remembered so that seeders need not be counted each time.
     pub(super) seeder: bool,
@@ -128,7 +139,7 @@ pub(super) struct Snap {
     pub(super) rank: usize,
     pub(super) members: BTreeMap<NodeId, Member>,
     pub(super) segments: Vec<Segment>,
-    /// Segments that nobody holds.
+    /// Segments that nobody holds, but for distrusted nodes.
     pub(super) unheld: Bits,
     /// Segments that exactly one node holds.
     pub(super) sole: Bits,
@@ -157,6 +168,8 @@ pub(super) struct Snap {
     pub(super) roster: Roster,
     /// Members that hold everything.
     pub(super) seeders: usize,
+    /// Nodes that made wrong bytes; also those that are not members now.
+    pub(super) distrusted: BTreeSet<NodeId>,
 }
 
 impl Snap {
@@ -185,6 +198,7 @@ impl Snap {
             strikes: BTreeMap::new(),
             roster: Roster::default(),
             seeders: 0,
+            distrusted: BTreeSet::new(),
         }
     }
 
@@ -219,22 +233,11 @@ impl Snap {
 
     /// Brings the sets in line with the books of one segment.
     pub(super) fn refresh(&mut self, index: u32, per_holder: usize) {
-        let segment = &mut self.segments[index as usize];
-        let from = |node: NodeId| {
-            let takings = segment.takings.iter();
-            takings.filter(move |taking| taking.holder == node)
-        };
-        let offered = match segment.holders.as_slice() {
-            [] => false,
-            // The first copy goes to one node, so that the second copy can come from there.
-            [only] => {
-                from(only.node).all(|taking| taking.slow) && from(only.node).count() < per_holder
-            }
-            several => several
-                .iter()
-                .any(|holder| from(holder.node).count() < per_holder),
-        };
-        self.unheld.set(index, segment.holders.is_empty());
+        let segment = &self.segments[index as usize];
+        let mut holders = segment.holders.iter();
+        let offered = holders.any(|holder| segment.uploads(holder.node) < per_holder);
+        let unheld = segment.holders.iter().all(|one| !self.trusts(one.node));
+        self.unheld.set(index, unheld);
         self.sole.set(index, segment.holders.len() == 1);
         self.fetching.set(index, segment.fetches > 0);
         self.offered.set(index, offered);

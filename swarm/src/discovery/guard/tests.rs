@@ -1,5 +1,5 @@
 use std::collections::HashSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
@@ -183,6 +183,43 @@ fn a_clock_that_is_set_back_does_not_deafen() {
         guard.accept(&sent(1, 1, 2, later.wall), SOURCE, later),
         Ok(())
     );
+}
+
+/// Somebody who can set the receiver's clock (by NTP without authentication) gets nothing believed twice.
+#[test]
+fn a_replay_is_refused_whichever_way_the_clock_moves() {
+    let hour = 3600;
+    // Ahead and back again; a little back; far back, until the old time comes again.
+    let moves: [&[(i64, u64)]; 3] = [
+        &[(hour, 1), (2, 2), (8, 8), (20, 20)],
+        &[(-5, 1), (0, 6), (10, 16)],
+        &[
+            (-2 * hour, 1),
+            (-hour, 3601),
+            (-8, 7193),
+            (0, 7201),
+            (20, 7221),
+        ],
+    ];
+    for moves in moves {
+        let (mut guard, now) = settled();
+        let recorded = sent(1, 1, 1, now.wall);
+        assert_eq!(guard.accept(&recorded, SOURCE, now), Ok(()));
+        for (wall, after) in moves {
+            let shift = seconds(wall.unsigned_abs());
+            let at = Now {
+                wall: if *wall < 0 {
+                    now.wall.minus(shift)
+                } else {
+                    now.wall.plus(shift)
+                },
+                monotonic: now.monotonic + seconds(*after),
+            };
+            guard.forget_stale(at);
+            let replayed = guard.accept(&recorded, SOURCE, at);
+            assert!(replayed.is_err(), "{wall} s after {after} s");
+        }
+    }
 }
 
 #[test]

@@ -2,68 +2,138 @@
 //!
 //! A packet bears its time in seconds and no number, and its sender's address is not signed. So one that was heard before
 //! counts only from the address that it came from first, and nobody becomes another's peer by repeating its packets later.
+//! What may have been heard before this process started, or was forgotten, is refused as by the other
+//! [`guard`](crate::discovery::guard).
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use super::packet::Packet;
+use crate::discovery::clock::{Now, UnixMillis};
 use crate::discovery::refusal::Refusal;
+use crate::discovery::window::{Tolerance, Window};
 
-/// Oldest packet that hali takes, in seconds.
-const OLDEST: i64 = 30;
-/// How far a sender's clock may be ahead, in seconds.
-const AHEAD: i64 = 5;
-/// Senders that are remembered; no more are heard within half a minute.
+/// How far clocks may differ for hali.
+pub const TOLERANCE: Tolerance = Tolerance {
+    past: Duration::from_secs(30),
+    ahead: Duration::from_secs(5),
+};
+
+/// Most senders that are remembered, some 300 bytes each.
 const MAX_NODES: usize = 1024;
 
-/// The latest packet of each sender: its time, and where it came from.
-#[derive(Debug, Default)]
+/// What was heard of one sender.
+#[derive(Debug)]
+struct Heard {
+    /// The time of its latest packet.
+    latest: UnixMillis,
+    /// Where that came from.
+    source: IpAddr,
+    /// The floor when the sender became known.
+    floor: UnixMillis,
+}
+
+/// Remembers what was heard.
+#[derive(Debug)]
 pub struct Guard {
-    latest: HashMap<String, (i64, IpAddr)>,
+    window: Window,
+    nodes: HashMap<String, Heard>,
 }
 
 impl Guard {
-    /// Whether a packet is news; `now` in seconds since 1970.
-    pub fn accept(&mut self, packet: &Packet, source: IpAddr, now: i64) -> Result<(), Refusal> {
+    /// Has heard nothing, and believes nothing that may have been heard before.
+    #[must_use]
+    pub fn new(tolerance: Tolerance, now: Now) -> Self {
+        Self {
+            window: Window::new(tolerance, now),
+            nodes: HashMap::new(),
+        }
+    }
+
+    /// Whether a packet, whose signature was checked, is news. If so it is remembered.
+    pub fn accept(&mut self, packet: &Packet, source: IpAddr, now: Now) -> Result<(), Refusal> {
+        self.follow_clock(now);
         let sent_at = packet.sent_at;
-        if sent_at < now.saturating_sub(OLDEST) || sent_at > now.saturating_add(AHEAD) {
+        if self.window.is_stale(sent_at) {
             return Err(Refusal::Stale);
         }
-        match self.latest.get(&packet.node) {
-            Some((latest, _)) if sent_at < *latest => return Err(Refusal::Replayed),
+        let known = self.nodes.get_mut(&packet.node);
+        if let Some(heard) = &known {
             // One announcement may take several packets.
-            Some((latest, from)) if sent_at == *latest && source != *from => {
+            let again = sent_at == heard.latest && source != heard.source;
+            if sent_at < heard.latest || again {
                 return Err(Refusal::Replayed);
             }
-            Some(_) => {}
-            None => {
-                if self.latest.len() >= MAX_NODES {
-                    self.forget_stale(now);
-                }
-                if self.latest.len() >= MAX_NODES {
-                    return Err(Refusal::TooMany);
-                }
-            }
         }
-        self.latest.insert(packet.node.clone(), (sent_at, source));
+        let floor = known
+            .as_ref()
+            .map_or(self.window.floor(), |heard| heard.floor);
+        if sent_at <= floor {
+            return Err(Refusal::PossiblyReplayed);
+        }
+        if let Some(heard) = known {
+            (heard.latest, heard.source) = (sent_at, source);
+            return Ok(());
+        }
+        if self.nodes.len() >= MAX_NODES {
+            self.forget_one();
+        }
+        let heard = Heard {
+            latest: sent_at,
+            source,
+            floor,
+        };
+        self.nodes.insert(packet.node.clone(), heard);
         Ok(())
     }
 
     /// Forgets senders whose packets would be too old anyway.
-    pub fn forget_stale(&mut self, now: i64) {
-        let oldest = now.saturating_sub(OLDEST);
-        self.latest.retain(|_, (sent_at, _)| *sent_at >= oldest);
+    pub fn forget_stale(&mut self, now: Now) {
+        self.follow_clock(now);
+        let oldest = self.window.oldest();
+        self.nodes.retain(|_, heard| heard.latest >= oldest);
+    }
+
+    /// Makes room, and raises the floor above what was heard of the sender that is forgotten.
+    fn forget_one(&mut self) {
+        let oldest = self.nodes.iter().min_by_key(|(_, heard)| heard.latest);
+        if let Some((node, latest)) = oldest.map(|(node, heard)| (node.clone(), heard.latest)) {
+            self.nodes.remove(&node);
+            self.window.raise_floor(latest);
+        }
+    }
+
+    fn follow_clock(&mut self, now: Now) {
+        if self.window.follow(now) {
+            for heard in self.nodes.values_mut() {
+                heard.floor = heard.floor.min(self.window.floor());
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
 
-    fn packet(node: &str, sent_at: i64) -> Packet {
+    fn start() -> Now {
+        Now {
+            wall: UnixMillis(1_700_000_000_000),
+            monotonic: Instant::now(),
+        }
+    }
+
+    fn later(now: Now, seconds: u64) -> Now {
+        now.plus(Duration::from_secs(seconds))
+    }
+
+    fn packet(node: &str, sent_at: Now) -> Packet {
         Packet {
             node: node.to_owned(),
-            sent_at,
+            sent_at: sent_at.wall,
             port: 1,
             seeds: Vec::new(),
         }
@@ -75,42 +145,75 @@ mod tests {
 
     #[test]
     fn old_future_and_repeated_packets_are_no_news() {
-        let mut guard = Guard::default();
+        let begin = start();
+        let mut guard = Guard::new(TOLERANCE, begin);
+        let at = |seconds| later(begin, seconds);
         let mut accept =
-            |sent_at, source, now| guard.accept(&packet("n", sent_at), host(source), now);
-        for (sent_at, now) in [
-            (0, 1000),
-            (969, 1000),
-            (1006, 1000),
-            (i64::MAX, 1000),
-            (i64::MIN, i64::MIN + 31),
-        ] {
-            assert_eq!(accept(sent_at, 1, now), Err(Refusal::Stale), "{sent_at}");
-        }
-        assert_eq!(accept(1000, 1, 1000), Ok(()));
+            |sent_at, source, now| guard.accept(&packet("n", at(sent_at)), host(source), at(now));
+        assert_eq!(accept(69, 1, 100), Err(Refusal::Stale));
+        assert_eq!(accept(106, 1, 100), Err(Refusal::Stale));
+        assert_eq!(accept(100, 1, 100), Ok(()));
         // A second page, and the same again from elsewhere.
-        assert_eq!(accept(1000, 1, 1001), Ok(()));
-        assert_eq!(accept(1000, 2, 1001), Err(Refusal::Replayed));
-        assert_eq!(accept(999, 1, 1001), Err(Refusal::Replayed));
+        assert_eq!(accept(100, 1, 101), Ok(()));
+        assert_eq!(accept(100, 2, 101), Err(Refusal::Replayed));
+        assert_eq!(accept(99, 1, 101), Err(Refusal::Replayed));
         // It may move.
-        assert_eq!(accept(1001, 2, 1002), Ok(()));
-        // When it is forgotten, its packets are too old.
-        assert_eq!(accept(1001, 3, 1032), Err(Refusal::Stale));
+        assert_eq!(accept(101, 2, 102), Ok(()));
+        assert_eq!(accept(101, 3, 132), Err(Refusal::Stale));
+        let long_ago = Packet {
+            sent_at: UnixMillis(0),
+            ..packet("n", begin)
+        };
+        assert_eq!(
+            guard.accept(&long_ago, host(1), at(103)),
+            Err(Refusal::Stale)
+        );
     }
 
     #[test]
-    fn memory_is_bounded() {
-        let mut guard = Guard::default();
-        for number in 0..MAX_NODES {
-            let one = packet(&number.to_string(), 1000);
-            assert_eq!(guard.accept(&one, host(1), 1000), Ok(()));
+    fn what_may_have_been_heard_by_another_life_is_no_news() {
+        let begin = start();
+        let mut guard = Guard::new(TOLERANCE, begin);
+        let first = packet("n", later(begin, 5));
+        assert_eq!(
+            guard.accept(&first, host(1), later(begin, 5)),
+            Err(Refusal::PossiblyReplayed)
+        );
+        let next = packet("n", later(begin, 6));
+        assert_eq!(guard.accept(&next, host(1), later(begin, 6)), Ok(()));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_silences_nobody_for_long() {
+        let begin = start();
+        let mut guard = Guard::new(TOLERANCE, begin);
+        let now = later(begin, 60);
+        assert_eq!(guard.accept(&packet("n", now), host(1), now), Ok(()));
+        let back = Now {
+            wall: now.wall.minus(Duration::from_hours(1)),
+            ..now
+        };
+        let heard = guard.accept(&packet("m", back), host(2), back);
+        assert_eq!(heard, Err(Refusal::PossiblyReplayed));
+        let soon = later(back, 6);
+        assert_eq!(guard.accept(&packet("m", soon), host(2), soon), Ok(()));
+    }
+
+    #[test]
+    fn memory_is_bounded_and_what_is_forgotten_is_not_heard_again() {
+        let begin = start();
+        let mut guard = Guard::new(TOLERANCE, begin);
+        let now = later(begin, 60);
+        for number in 0..=MAX_NODES {
+            let node = format!("{number:04}");
+            // Each a little later, so that the first one is the oldest.
+            let sent_at = now.plus(Duration::from_millis(number as u64));
+            assert_eq!(guard.accept(&packet(&node, sent_at), host(1), now), Ok(()));
         }
-        let more = packet("more", 1001);
-        assert_eq!(guard.accept(&more, host(1), 1001), Err(Refusal::TooMany));
-        let known = packet("0", 1001);
-        assert_eq!(guard.accept(&known, host(1), 1001), Ok(()));
-        let later = packet("later", 1031);
-        assert_eq!(guard.accept(&later, host(1), 1031), Ok(()));
-        assert_eq!(guard.latest.len(), 2);
+        assert_eq!(guard.nodes.len(), MAX_NODES);
+        let again = guard.accept(&packet("0000", now), host(2), now);
+        assert_eq!(again, Err(Refusal::PossiblyReplayed));
+        guard.forget_stale(later(now, 60));
+        assert!(guard.nodes.is_empty());
     }
 }

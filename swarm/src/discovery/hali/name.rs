@@ -7,12 +7,12 @@ const VARIANTS: [&str; 5] = ["instruct", "chat", "code", "it", "sft"];
 const FLOATS: [&str; 5] = ["f16", "f32", "fp16", "fp32", "bf16"];
 const SEPARATORS: [char; 2] = ['-', '_'];
 
-/// The name of the file `file` (its last path element) of a repository; `None` when it is no GGUF file or its name says too
-/// little.
+/// The name of the file `file` (its last path element) of a repository; `None` when it is no GGUF file, or one part of
+/// several, which somebody would take for the whole, or when its name says too little.
 #[must_use]
 pub fn model_name(repository: &str, file: &str) -> Option<String> {
     let file = file.to_ascii_lowercase();
-    let stem = file.strip_suffix(".gguf")?;
+    let stem = file.strip_suffix(".gguf").filter(|stem| !is_part(stem))?;
     let repository = repository.to_ascii_lowercase();
     let name = repository
         .split_once('/')
@@ -33,6 +33,15 @@ pub fn model_name(repository: &str, file: &str) -> Option<String> {
         .find(|variant| name.contains(variant) || file.contains(variant))
         .unwrap_or("base");
     Some(format!("{base}:{size}:{variant}:{quantization}"))
+}
+
+/// Whether it ends as llama.cpp names the parts of a model: `-00001-of-00003`.
+fn is_part(stem: &str) -> bool {
+    let number = |text: &str| !text.is_empty() && digits(text) == Some(text.len());
+    stem.rsplit_once("-of-").is_some_and(|(before, count)| {
+        let this = before.rsplit_once('-').map(|(_, this)| this);
+        number(count) && this.is_some_and(number)
+    })
 }
 
 /// The first number with a `b` or `m` behind it: `7b`, `1.5b`, `360m`.
@@ -81,8 +90,21 @@ mod tests {
 
     use super::*;
 
+    /// By hali's rules in Python: `python3 swarm/src/discovery/hali/vectors.py`.
     #[test]
     fn names_are_those_of_hali() {
+        let mut seen = [0, 0];
+        for line in include_str!("names.jsonl").lines() {
+            let (repository, file, name): (String, String, Option<String>) =
+                serde_json::from_str(line).unwrap();
+            assert_eq!(model_name(&repository, &file), name, "{line}");
+            seen[usize::from(name.is_some())] += 1;
+        }
+        assert!(seen[0] > 100 && seen[1] > 100, "{seen:?}");
+    }
+
+    #[test]
+    fn a_model_is_named_after_repository_and_file() {
         for (repository, file, name) in [
             (
                 "TheBloke/Mistral-7B-Instruct-v0.2-GGUF",
@@ -90,26 +112,17 @@ mod tests {
                 Some("mistral:7b:instruct:q4_k_m"),
             ),
             (
-                "Qwen/Qwen2.5-1.5B-Instruct-GGUF",
-                "qwen2.5-1.5b-instruct-fp16.gguf",
-                Some("qwen2.5:1.5b:instruct:fp16"),
-            ),
-            (
-                "acme/SmolLM2-360M-GGUF",
-                "smollm2-360m-bf16.gguf",
-                Some("smollm2:360m:base:bf16"),
-            ),
-            (
                 "acme/tiny-gguf",
                 "tiny-1b.q8_0.gguf",
                 Some("tiny:1b:base:q8_0"),
             ),
-            ("acme/7b-thing", "thing.q8_0.gguf", Some("7b:7b:base:q8_0")),
-            ("gpt2", "gpt2-124m-f32.gguf", Some("gpt2:124m:base:f32")),
-            ("acme/tiny", "tiny-1b.gguf", None),
-            ("acme/tiny", "tiny.q8_0.gguf", None),
             ("acme/tiny-1b", "model.q8_0.safetensors", None),
-            ("acme/---", "1b.q8_0.gguf", None),
+            (
+                "acme/tiny-1b",
+                "tiny-q8_0-of-2.gguf",
+                Some("tiny:1b:base:q8_0"),
+            ),
+            ("acme/tiny-1b", "tiny-q8_0-00001-of-00002.gguf", None),
         ] {
             assert_eq!(model_name(repository, file).as_deref(), name, "{file}");
         }

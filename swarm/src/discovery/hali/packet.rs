@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::secret::HaliSecret;
+use crate::discovery::clock::UnixMillis;
 use crate::discovery::refusal::Refusal;
 
 /// Longest packet that is read: hali puts all its models into one, and UDP carries no longer one by IPv4.
@@ -86,8 +87,8 @@ fn is_name(name: &str) -> bool {
 pub struct Packet {
     /// Who sent it: 1 to 128 characters, chosen by the sender.
     pub node: String,
-    /// When, in seconds since 1970.
-    pub sent_at: i64,
+    /// When, to the second.
+    pub sent_at: UnixMillis,
     /// Where the sender listens, on the address that the packet came from; 0: it does not say.
     pub port: u16,
     /// What it seeds.
@@ -100,9 +101,9 @@ struct Message {
     v: String,
     nid: String,
     #[serde(default)]
-    ts: i64,
+    ts: u64,
     #[serde(default, skip_serializing_if = "is_zero")]
-    p: i64,
+    p: u16,
     models: Option<Vec<Model>>,
 }
 
@@ -120,7 +121,7 @@ struct Model {
 
 // What serde calls takes a reference.
 #[allow(clippy::trivially_copy_pass_by_ref)]
-fn is_zero(number: &i64) -> bool {
+fn is_zero(number: &u16) -> bool {
     *number == 0
 }
 
@@ -157,7 +158,7 @@ impl Model {
 #[must_use]
 pub fn encode(
     node: &str,
-    sent_at: i64,
+    sent_at: UnixMillis,
     port: u16,
     seeds: &[Seed],
     secret: &HaliSecret,
@@ -166,8 +167,8 @@ pub fn encode(
         let message = Message {
             v: "1".to_owned(),
             nid: node.to_owned(),
-            ts: sent_at,
-            p: i64::from(port),
+            ts: sent_at.0 / 1000,
+            p: port,
             models: Some(models),
         };
         // Texts and numbers only: this cannot fail.
@@ -226,15 +227,14 @@ pub fn decode(packet: &[u8], secret: &HaliSecret) -> Result<Packet, Refusal> {
     if message.v != "1" {
         return Err(Refusal::Version);
     }
-    let port = u16::try_from(message.p).map_err(|_| Refusal::Malformed)?;
     if !(1..=MAX_NODE).contains(&message.nid.len()) {
         return Err(Refusal::Malformed);
     }
     let models = message.models.unwrap_or_default();
     Ok(Packet {
         node: message.nid,
-        sent_at: message.ts,
-        port,
+        sent_at: UnixMillis(message.ts.saturating_mul(1000)),
+        port: message.p,
         seeds: models
             .into_iter()
             .take(MAX_MODELS)
@@ -244,165 +244,4 @@ pub fn decode(packet: &[u8], secret: &HaliSecret) -> Result<Packet, Refusal> {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn secret(number: u8) -> HaliSecret {
-        HaliSecret::parse(&format!("{}00", format!("{number:02x}").repeat(31))).unwrap()
-    }
-
-    fn seed(number: u8) -> Seed {
-        let name = format!("mistral:{number}b:instruct:q4_k_m");
-        Seed::new(
-            &name,
-            [number; 20],
-            [number; 32],
-            "Org/Repo",
-            &"c".repeat(40),
-        )
-        .unwrap()
-    }
-
-    /// What Go's `encoding/json` and `crypto/hmac` make of hali's structures.
-    const OF_GO: &[u8] = include_bytes!("packet.json");
-
-    #[test]
-    fn a_packet_is_byte_for_byte_what_go_writes() {
-        let seeds = [
-            Seed::new(
-                "mistral:7b:instruct:q4_k_m",
-                [0x11; 20],
-                [0x22; 32],
-                "Org/Repo",
-                "abc",
-            )
-            .unwrap(),
-            Seed {
-                name: "tiny:1b:base:q8_0".to_owned(),
-                info_hash: [0x33; 20],
-                info_hash_v2: None,
-                repository: String::new(),
-                revision: String::new(),
-            },
-        ];
-        let packets = encode("node-1", 1_716_019_200, 51_234, &seeds, &secret(1));
-        let expected = OF_GO.strip_suffix(b"\n").unwrap();
-        assert_eq!(
-            String::from_utf8_lossy(&packets[0]),
-            String::from_utf8_lossy(expected)
-        );
-        let read = decode(expected, &secret(1)).unwrap();
-        assert_eq!(
-            (read.node.as_str(), read.sent_at, read.port),
-            ("node-1", 1_716_019_200, 51_234)
-        );
-        assert_eq!(read.seeds, seeds);
-    }
-
-    #[test]
-    fn only_what_is_signed_is_read() {
-        let packet = encode("n", 1, 2, &[seed(7)], &secret(1)).remove(0);
-        assert!(decode(&packet, &secret(1)).is_ok());
-        assert_eq!(decode(&packet, &secret(2)), Err(Refusal::Wrong));
-        let mut moved = packet.clone();
-        let at = moved
-            .windows(5)
-            .position(|part| part == b"\"p\":2")
-            .unwrap();
-        moved[at + 4] = b'3';
-        assert_eq!(decode(&moved, &secret(1)), Err(Refusal::Wrong));
-        let unsigned = br#"{"v":"1","nid":"n","ts":1,"p":2,"models":[]}"#;
-        assert_eq!(decode(unsigned, &secret(1)), Err(Refusal::Missing));
-        let signed = |json: &str| decode(&sign(json.as_bytes(), &secret(1)), &secret(1));
-        for (json, refusal) in [
-            (r#"{"v":"2","nid":"n","models":[]}"#, Refusal::Version),
-            (r#"{"v":"1","nid":"","models":[]}"#, Refusal::Malformed),
-            (
-                r#"{"v":"1","nid":"n","p":65536,"models":[]}"#,
-                Refusal::Malformed,
-            ),
-            (
-                r#"{"v":"1","nid":"n","p":-1,"models":[]}"#,
-                Refusal::Malformed,
-            ),
-            (r#"{"v":"1","models":[]}"#, Refusal::Malformed),
-        ] {
-            assert_eq!(signed(json), Err(refusal), "{json}");
-        }
-        for json in [
-            r#"{"v":"1","nid":"n","models":null}"#,
-            r#"{"v":"1","nid":"n","new":{"a":[1]},"models":[{"id":"a:b:c","ih":"00"}]}"#,
-            r#"{"v":"1","nid":"n","models":[{"id":"a:b:c:..","ih":"0000000000000000000000000000000000000000"}]}"#,
-        ] {
-            assert_eq!(signed(json).unwrap().seeds, [], "{json}");
-        }
-    }
-
-    #[test]
-    fn what_hali_would_write_in_another_way_is_not_sent() {
-        for odd in [
-            "a:b:c:<d>",
-            "a:b:c:d&",
-            "a:b:c:ü",
-            "a:b:c:\u{2028}",
-            "a:b:c",
-            "a:b:c:../x",
-        ] {
-            assert_eq!(Seed::new(odd, [0; 20], [0; 32], "r", "r"), None, "{odd}");
-        }
-    }
-
-    fn seeds() -> impl Strategy<Value = Vec<Seed>> {
-        let one = (
-            "[a-z0-9._-]{1,20}:[0-9.]{1,4}b:base:q[0-9]_k",
-            any::<[u8; 20]>(),
-            any::<[u8; 32]>(),
-            "[A-Za-z0-9/._-]{0,60}",
-        );
-        let one = one.prop_filter_map("no name", |(name, v1, v2, repository)| {
-            Seed::new(&name, v1, v2, &repository, &"d".repeat(40))
-        });
-        prop::collection::vec(one, 0..20)
-    }
-
-    proptest! {
-        #[test]
-        fn packets_are_short_and_say_everything_once(seeds in seeds(), sent_at: i64, port: u16) {
-            let packets = encode("node", sent_at, port, &seeds, &secret(1));
-            let mut read = Vec::new();
-            for packet in packets {
-                prop_assert!(packet.len() <= MAX_SENT);
-                let one = decode(&packet, &secret(1)).unwrap();
-                prop_assert_eq!((one.sent_at, one.port), (sent_at, port));
-                read.extend(one.seeds);
-            }
-            prop_assert_eq!(read, seeds);
-        }
-
-        #[test]
-        fn anything_may_arrive(bytes: Vec<u8>) {
-            prop_assert!(decode(&bytes, &secret(1)).is_err());
-        }
-    }
-
-    /// What arrives, and what it would be with a right signature.
-    #[test]
-    fn fuzz_hali_packets() {
-        let secret = secret(1);
-        let corpus = [
-            OF_GO.to_vec(),
-            encode("node", 9, 8, &[seed(1), seed(2)], &secret).remove(0),
-            br#"{"v":"1","nid":"n","ts":1,"p":2,"models":[{"id":"a:b:c:d","ih":"0011"}]}"#.to_vec(),
-        ];
-        crate::fuzz::run("hali packets", &corpus, |bytes| {
-            let _ = decode(bytes, &secret);
-            if let Ok(packet) = decode(&sign(bytes, &secret), &secret) {
-                assert!((1..=MAX_NODE).contains(&packet.node.len()));
-                assert!(packet.seeds.len() <= MAX_MODELS);
-                assert!(packet.seeds.iter().all(|seed| is_name(&seed.name)));
-            }
-        });
-    }
-}
+mod tests;

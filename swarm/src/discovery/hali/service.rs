@@ -1,32 +1,32 @@
 //! The task that tells machines with hali what this node seeds, and hears what they seed.
 
-use std::collections::BTreeSet;
+use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::guard::Guard;
-use super::packet::{self, MAX_PACKET, Seed};
+use super::packet::{self, MAX_PACKET, Packet, Seed};
 use super::secret::HaliSecret;
+use super::{GROUP, is_packet};
 use crate::discovery::announcement::{ContentId, can_be_dialled};
+use crate::discovery::clock::Now;
 use crate::discovery::interfaces::{self, Choice, Link};
 use crate::discovery::net::{NetError, Sockets};
-use crate::discovery::rate::{Bucket, Limits, Rate, Sources};
+use crate::discovery::rate::{Limits, Rate, Sources};
 use crate::discovery::refusal::{Counters, Refusal};
-use crate::discovery::service::{GROUP, Peers};
+use crate::discovery::service::Peers;
 use crate::discovery::table::Origin;
 use crate::discovery::timing::{Intervals, Schedule};
+use crate::discovery::window::Tolerance;
 
-/// Most torrents that are announced.
+/// Most torrents that are announced: some 13 packets.
 const MAX_SEEDS: usize = 64;
-/// hali drops what comes faster than ten packets a second from one node.
-const SENDING: Rate = Rate {
-    every: Duration::from_millis(125),
-    burst: 4,
-};
+/// Time between two packets. hali drops what comes faster than ten a second from one node, and hears each one twice.
+const PACE: Duration = Duration::from_millis(150);
 /// What is heard: a machine sends each packet once for each of its networks, and again as broadcast.
 const LIMITS: Limits = Limits {
     each: Rate {
@@ -42,17 +42,19 @@ const LIMITS: Limits = Limits {
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 const ERROR_PAUSE: Duration = Duration::from_millis(200);
 
-/// How hali's machines are spoken to.
+/// How machines with hali are spoken to.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// What packets are signed with and checked by.
     pub secret: HaliSecret,
-    /// This node's name among them, 1 to 128 characters; hali shows it.
+    /// This node's name among them, 1 to 128 letters and digits; hali shows it.
     pub node: String,
     /// On which interfaces.
     pub interfaces: Choice,
     /// How often.
     pub intervals: Intervals,
+    /// How far clocks may differ.
+    pub tolerance: Tolerance,
 }
 
 /// What the others are told.
@@ -71,21 +73,19 @@ pub struct HaliService {
 }
 
 impl HaliService {
-    /// Listens, and tells nobody anything yet. Who seeds the same as this node goes into `peers`.
+    /// Listens, and tells nobody anything yet. What is heard goes into `peers`.
     pub fn start(settings: Settings, peers: Peers) -> Result<Self, NetError> {
         let counters = Arc::new(Counters::default());
         let (named, listener) = watch::channel(Named::default());
-        let now = Instant::now();
+        let now = Now::read();
         let service = Service {
             sockets: Sockets::open(GROUP)?,
-            guard: Guard::default(),
-            sources: Sources::new(LIMITS, now),
-            schedule: Schedule::new(settings.intervals, rand::random(), now),
-            budget: Bucket::new(now),
+            guard: Guard::new(settings.tolerance, now),
+            sources: Sources::new(LIMITS, now.monotonic),
+            schedule: Schedule::new(settings.intervals, rand::random(), now.monotonic),
+            queue: VecDeque::new(),
             peers,
             counters: counters.clone(),
-            named: Named::default(),
-            known: BTreeSet::new(),
             settings,
         };
         Ok(Self {
@@ -96,7 +96,8 @@ impl HaliService {
     }
 
     /// What this node seeds at `port` from now on: files that everybody may have. The first 64 are announced.
-    pub fn name(&self, port: u16, seeds: Vec<Seed>) {
+    pub fn name(&self, port: u16, mut seeds: Vec<Seed>) {
+        seeds.truncate(MAX_SEEDS);
         let new = Named { port, seeds };
         self.named.send_if_modified(|named| {
             let changed = *named != new;
@@ -118,39 +119,49 @@ impl Drop for HaliService {
     }
 }
 
+/// A packet that waits for its turn.
+struct Turn {
+    link: Link,
+    broadcast: bool,
+    packet: Arc<[u8]>,
+}
+
 struct Service {
     settings: Settings,
     sockets: Sockets,
     guard: Guard,
     sources: Sources,
     schedule: Schedule,
-    budget: Bucket,
+    queue: VecDeque<Turn>,
     peers: Peers,
     counters: Arc<Counters>,
-    named: Named,
-    /// The info hashes of what is named.
-    known: BTreeSet<[u8; 20]>,
 }
 
 impl Service {
     async fn run(mut self, mut listener: watch::Receiver<Named>) {
+        let delayed = tokio::time::MissedTickBehavior::Delay;
         let mut looks = tokio::time::interval(LOOK_EVERY);
-        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        looks.set_missed_tick_behavior(delayed);
+        let mut pace = tokio::time::interval(PACE);
+        pace.set_missed_tick_behavior(delayed);
+        // One more than there can be, to see what is too long.
         let mut buffer = vec![0; MAX_PACKET + 1];
+        // Before the first packet, which is not to wait for the next turn.
+        self.look();
         loop {
             let due = tokio::time::Instant::from_std(self.schedule.due());
             tokio::select! {
                 _ = looks.tick() => self.look(),
-                () = tokio::time::sleep_until(due) => self.announce().await,
-                Ok(()) = listener.changed() => {
-                    self.named = listener.borrow_and_update().clone();
-                    self.known = self.named.seeds.iter().map(Seed::info_hash).collect();
-                    self.schedule.changed(Instant::now());
+                Ok(()) = listener.changed() => self.schedule.changed(Instant::now()),
+                () = tokio::time::sleep_until(due) => {
+                    let named = listener.borrow_and_update().clone();
+                    self.announce(&named);
                 }
+                _ = pace.tick(), if !self.queue.is_empty() => self.send().await,
                 received = self.sockets.receive(&mut buffer) => match received {
                     Ok((len, from)) => {
                         let packet = buffer.get(..len).unwrap_or_default();
-                        self.hear(packet, from, Instant::now(), unix_seconds());
+                        self.hear(packet, from, Now::read());
                     }
                     Err(error) => {
                         tracing::debug!(%error, "cannot receive packets of hali");
@@ -166,50 +177,64 @@ impl Service {
             Ok(listed) => {
                 let mut links = self.settings.interfaces.links(&listed);
                 links.retain(|link| link.address.is_ipv4());
-                self.sockets.follow(links);
+                if self.sockets.follow(links) && self.schedule.started() {
+                    self.schedule.changed(Instant::now());
+                }
             }
             Err(error) => tracing::warn!(%error, "cannot list the network interfaces"),
         }
-        self.guard.forget_stale(unix_seconds());
-        self.peers.lock().expire(Instant::now());
+        self.guard.forget_stale(Now::read());
     }
 
-    /// Says what this node seeds, on each link, by multicast and broadcast, as hali does.
-    async fn announce(&mut self) {
+    /// Has what this node seeds said on each link, by multicast and broadcast, as hali does. What of the last time waits still
+    /// is not said any more.
+    fn announce(&mut self, named: &Named) {
         self.schedule.sent(Instant::now());
-        let Named { port, seeds } = &self.named;
-        let seeds = seeds.get(..MAX_SEEDS).unwrap_or(seeds);
         let Settings { node, secret, .. } = &self.settings;
-        let packets = packet::encode(node, unix_seconds(), *port, seeds, secret);
-        let links: Vec<Link> = self.sockets.links().cloned().collect();
-        for packet in &packets {
-            for link in &links {
-                for broadcast in [false, true] {
-                    while !self.budget.take(Instant::now(), SENDING) {
-                        tokio::time::sleep(SENDING.every).await;
-                    }
-                    let sent = if broadcast {
-                        self.sockets.broadcast(link, packet).await
-                    } else {
-                        self.sockets.multicast(link, packet).await
-                    };
-                    if let Err(error) = sent {
-                        tracing::debug!(interface = link.name, %error, "cannot reach hali here");
-                    }
-                }
+        let packets = packet::encode(node, Now::read().wall, named.port, &named.seeds, secret);
+        self.queue.clear();
+        for packet in packets.into_iter().map(Arc::<[u8]>::from) {
+            for link in self.sockets.links() {
+                self.queue.extend([false, true].map(|broadcast| Turn {
+                    link: link.clone(),
+                    broadcast,
+                    packet: packet.clone(),
+                }));
             }
         }
     }
 
-    fn hear(&mut self, packet: &[u8], from: SocketAddr, now: Instant, unix: i64) {
-        match self.judge(packet, from.ip(), now, unix) {
-            Ok(Some((port, contents))) => {
+    async fn send(&mut self) {
+        let Some(Turn {
+            link,
+            broadcast,
+            packet,
+        }) = self.queue.pop_front()
+        else {
+            return;
+        };
+        let sent = if broadcast {
+            self.sockets.broadcast(&link, &packet).await
+        } else {
+            self.sockets.multicast(&link, &packet).await
+        };
+        if let Err(error) = sent {
+            tracing::debug!(interface = link.name, %error, "cannot reach machines with hali here");
+        }
+    }
+
+    fn hear(&mut self, packet: &[u8], from: SocketAddr, now: Now) {
+        match self.judge(packet, from.ip(), now) {
+            Ok(Some(packet)) => {
                 self.counters.accept();
-                self.sources.know(from.ip(), now);
-                let address = SocketAddr::new(from.ip(), port);
-                if !contents.is_empty() && can_be_dialled(address) {
-                    let mut peers = self.peers.lock();
-                    peers.heard(address, Origin::Hali, &contents, now);
+                self.sources.know(from.ip(), now.monotonic);
+                let address = SocketAddr::new(from.ip(), packet.port);
+                if can_be_dialled(address) {
+                    let seeds = packet.seeds.iter();
+                    let contents: Vec<_> = seeds.map(|seed| ContentId(seed.info_hash())).collect();
+                    self.peers
+                        .lock()
+                        .heard(address, Origin::Hali, &contents, now.monotonic);
                 }
             }
             Ok(None) => {}
@@ -220,37 +245,29 @@ impl Service {
         }
     }
 
-    /// Where the sender listens, and what of that which this node knows it seeds; `None` for what is none of hali's, or our
-    /// own.
+    /// What is news; `None` for what is none of hali's, or our own, which comes back by broadcast.
     fn judge(
         &mut self,
         packet: &[u8],
         source: IpAddr,
-        now: Instant,
-        unix: i64,
-    ) -> Result<Option<(u16, Vec<ContentId>)>, Refusal> {
-        // Announcements of nodes come to the same port, and are none of ours here.
-        if !packet.starts_with(b"{") {
+        now: Now,
+    ) -> Result<Option<Packet>, Refusal> {
+        // Nodes announce themselves to the same group and port.
+        if !is_packet(packet) {
             return Ok(None);
         }
-        if !self.sources.admit(source, now) {
+        if !self.sources.admit(source, now.monotonic) {
             return Err(Refusal::TooMany);
+        }
+        // Its packets cross no router, so who repeats one can at least lead to neighbours only.
+        if !self.sockets.links().any(|link| link.reaches(source)) {
+            return Err(Refusal::Elsewhere);
         }
         let packet = packet::decode(packet, &self.settings.secret)?;
         if packet.node == self.settings.node {
             return Ok(None);
         }
-        self.guard.accept(&packet, source, unix)?;
-        let hashes = packet.seeds.iter().map(Seed::info_hash);
-        let known = hashes.filter(|hash| self.known.contains(hash));
-        Ok(Some((packet.port, known.map(ContentId).collect())))
+        self.guard.accept(&packet, source, now)?;
+        Ok(Some(packet))
     }
-}
-
-/// Seconds since 1970; 0 before.
-fn unix_seconds() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| {
-        i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
-    })
 }

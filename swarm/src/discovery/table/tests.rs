@@ -35,6 +35,11 @@ fn known(table: &PeerTable, now: Instant) -> Vec<SocketAddr> {
     table.peers(now).into_iter().map(|(at, _)| at).collect()
 }
 
+fn asked(table: &PeerTable, content: ContentId, now: Instant) -> Vec<SocketAddr> {
+    let candidates = table.candidates(content, now);
+    candidates.into_iter().map(|one| one.address).collect()
+}
+
 #[test]
 fn a_peer_is_fresh_then_usable_then_gone() {
     let start = Instant::now();
@@ -79,7 +84,7 @@ fn an_address_says_from_where_and_since_when_it_is_known() {
     assert_eq!(peer.node.as_ref().unwrap().as_str(), "a");
     assert!(peer.verified.is_none());
     for content in [id(1), id(2)] {
-        assert_eq!(table.holders(content, later), [address(1)]);
+        assert_eq!(asked(&table, content, later), [address(1)]);
     }
 }
 
@@ -93,7 +98,7 @@ fn a_goodbye_takes_a_node_out_and_nobody_else() {
     table.heard(address(4), Origin::LocalService, &[id(1)], now);
     table.announced(&goodbye("a"), now);
     assert_eq!(known(&table, now), [address(2), address(4), address(3)]);
-    assert_eq!(table.holders(id(1), now), [address(3), address(4)]);
+    assert_eq!(asked(&table, id(1), now), [2, 3].map(address));
 }
 
 #[test]
@@ -136,21 +141,76 @@ fn pages_add_up_within_a_generation_and_not_across() {
 }
 
 #[test]
-fn the_best_holders_come_first() {
+fn who_was_reached_is_asked_first_and_who_was_not_last() {
     let start = Instant::now();
     let at = |seconds| start + Duration::from_secs(seconds);
     let mut table = PeerTable::default();
-    table.heard(address(1), Origin::LocalService, &[id(1)], at(9));
-    table.announced(&page("b", &[2], 0, &[id(1)]), at(0));
-    table.announced(&page("c", &[3], 0, &[id(1)]), at(5));
-    table.announced(&page("d", &[4], 0, &[id(1)]), at(1));
+    for (node, number, seen) in [("b", 2, 0), ("c", 3, 5), ("d", 4, 1), ("f", 6, 4)] {
+        table.announced(&page(node, &[number], 0, &[id(1)]), at(seen));
+    }
     table.announced(&page("e", &[5], 0, &[id(2)]), at(1));
-    table.verified(address(4), at(2));
-    let expected = [4, 3, 2, 1].map(address);
-    assert_eq!(table.holders(id(1), at(10)), expected);
-    table.failed(address(4));
-    let expected = [3, 4, 2, 1].map(address);
-    assert_eq!(table.holders(id(1), at(10)), expected);
+    assert_eq!(asked(&table, id(1), at(10)), [3, 6, 4, 2].map(address));
+    table.verified(address(2), at(6));
+    table.failed(address(3), at(7));
+    table.failed(address(6), at(8));
+    assert_eq!(asked(&table, id(1), at(10)), [2, 4, 3, 6].map(address));
+    table.failed(address(2), at(9));
+    assert_eq!(asked(&table, id(1), at(10)), [4, 3, 6, 2].map(address));
+}
+
+#[test]
+fn a_node_is_asked_at_one_of_its_addresses() {
+    let now = Instant::now();
+    let mut table = PeerTable::default();
+    table.announced(&page("a", &[7, 1, 5], 0, &[id(1)]), now);
+    assert_eq!(asked(&table, id(1), now), [address(7)]);
+    table.failed(address(7), now);
+    assert_eq!(asked(&table, id(1), now), [address(1)]);
+    table.failed(address(1), now);
+    table.verified(address(5), now);
+    let [candidate] = table.candidates(id(1), now).try_into().unwrap();
+    assert_eq!(candidate.address, address(5));
+    assert_eq!(candidate.node.unwrap().as_str(), "a");
+}
+
+#[test]
+fn whom_nobody_vouches_for_is_not_asked() {
+    let start = Instant::now();
+    let mut table = PeerTable::default();
+    table.heard(address(1), Origin::LocalService, &[id(1)], start);
+    table.heard(address(2), Origin::Static, &[], start);
+    table.announced(&page("c", &[3], 0, &[id(1)]), start);
+    assert_eq!(asked(&table, id(1), start), [2, 3].map(address));
+    // What strangers say of an address does not make older words of others worth more.
+    let later = start + USABLE + Duration::from_secs(1);
+    for number in [2, 3] {
+        table.heard(address(number), Origin::LocalService, &[id(1)], later);
+    }
+    assert_eq!(known(&table, later).len(), 2);
+    assert_eq!(asked(&table, id(1), later), []);
+}
+
+#[test]
+fn this_node_is_no_peer_of_its_own_whoever_names_it() {
+    let now = Instant::now();
+    let mut table = PeerTable::default();
+    let own = [address(1).ip(), "fd00::1".parse().unwrap()];
+    table.heard(address(1), Origin::Static, &[], now);
+    table.set_here(BTreeSet::from(own), 9492);
+    assert!(table.is_empty(), "known before");
+    table.announced(&page("a", &[1, 2], 0, &[id(1)]), now);
+    for named in [
+        "[fd00::1]:9492",
+        "127.0.0.1:9492",
+        "[::1]:9492",
+        "0.0.0.0:9492",
+        "[::ffff:10.0.0.1]:9492",
+    ] {
+        table.heard(named.parse().unwrap(), Origin::Static, &[], now);
+    }
+    assert_eq!(known(&table, now), [address(2)]);
+    table.heard("10.0.0.1:9493".parse().unwrap(), Origin::Static, &[], now);
+    assert_eq!(table.len(), 2, "another agent on this host");
 }
 
 #[test]
@@ -176,6 +236,29 @@ fn a_flood_of_unsigned_addresses_displaces_only_its_own() {
     }
     table.heard(address(9999), Origin::LocalService, &[], start);
     assert_eq!((vouched(&table), table.len()), (MAX_PEERS, MAX_PEERS));
+}
+
+#[test]
+fn what_the_tracker_names_is_vouched_for_and_may_be_as_much_as_a_node_announces() {
+    let start = Instant::now();
+    let mut table = PeerTable::default();
+    for number in 0..400_u16 {
+        let [high, low] = number.to_be_bytes();
+        let content = ContentId([[high; 10], [low; 10]].concat().try_into().unwrap());
+        table.heard(address(1), Origin::LocalService, &[content], start);
+        table.heard(address(2), Origin::Tracker, &[content], start);
+    }
+    let torrents: Vec<usize> = table
+        .peers(start)
+        .iter()
+        .map(|(_, peer)| peer.torrents())
+        .collect();
+    assert_eq!(torrents, [64, 360]);
+    for number in 10_000..13_000 {
+        table.heard(address(number), Origin::LocalService, &[], start);
+    }
+    assert!(known(&table, start).contains(&address(2)));
+    assert_eq!(Origin::Tracker.name(), "tracker");
 }
 
 proptest! {

@@ -1,6 +1,12 @@
 //! Who takes from whom, by the links between them.
 
+use std::sync::{Condvar, Mutex};
+
+use tokio::net::TcpSocket;
+use tokio::sync::watch;
+
 use super::*;
+use crate::segment::SegmentIo;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_holder_gives_nothing_to_strangers() {
@@ -14,6 +20,27 @@ async fn a_holder_gives_nothing_to_strangers() {
     let _ = stream.read_to_end(&mut answer).await;
     assert!(answer.is_empty(), "{answer:?}");
     assert_eq!(sent.load(Ordering::Relaxed), 0);
+}
+
+/// More connections than there are places for strangers, all of which say nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn silent_connections_keep_no_member_out() {
+    let bytes = content(100_000, 1);
+    let (mut take, io) = request(0, &bytes, PIECE, NOWHERE.parse().unwrap());
+    let (uploader, _) = holder(&[(&take, bytes.clone())]).await;
+    take.holder = uploader.local_addr();
+    let mut silent = Vec::new();
+    for _ in 0..200 {
+        let flood = TcpSocket::new_v4().unwrap();
+        flood.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        silent.push(flood.connect(take.holder).await.unwrap());
+    }
+    let engine = Engine::start(members(Mode::Encrypted)).unwrap();
+    engine.take(take, |_| ()).await.unwrap();
+    assert!(io.take() == bytes);
+    // The first ones had to make room, and were not left open.
+    let closed = silent[0].read(&mut [0]).await;
+    assert!(matches!(closed, Ok(0) | Err(_)), "{closed:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -108,6 +135,152 @@ async fn no_transfer_is_dropped_while_keys_change() {
         ),
         "{error}"
     );
+}
+
+/// A segment of which nobody gets the second half before the gate is opened.
+struct Halting {
+    io: MemoryIo,
+    asked: watch::Sender<bool>,
+    open: Mutex<bool>,
+    opened: Condvar,
+}
+
+impl Halting {
+    fn new(bytes: Vec<u8>) -> Self {
+        Self {
+            io: MemoryIo::holding(bytes),
+            asked: watch::Sender::new(false),
+            open: Mutex::default(),
+            opened: Condvar::new(),
+        }
+    }
+
+    fn open(&self) {
+        *self.open.lock().unwrap() = true;
+        self.opened.notify_all();
+    }
+}
+
+impl SegmentIo for Halting {
+    fn size(&self) -> u64 {
+        self.io.size()
+    }
+
+    fn write_at(&self, _: u64, _: &[u8]) -> io::Result<()> {
+        unreachable!()
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        if offset >= self.size() / 2 {
+            self.asked.send_replace(true);
+            let open = self.open.lock().unwrap();
+            drop(self.opened.wait_while(open, |open| !*open).unwrap());
+        }
+        self.io.read_at(offset, buffer)
+    }
+
+    fn read_now(&self, _: u64, _: &mut [u8]) -> bool {
+        false
+    }
+
+    fn checked(&self, _: u64, _: &[u8]) {
+        unreachable!()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_segment_that_is_under_way_arrives_though_its_key_went() {
+    let security = || {
+        let (setter, keys) = Keys::set_by_hand(Keyring::new(key(1), None));
+        let security = Security::new(keys, Purpose::PeerLink, Mode::Encrypted);
+        (setter, security.with_grace(Duration::from_hours(1)))
+    };
+    let ((near, receiver), (far, sender)) = (security(), security());
+    let bytes = content(2_000_000, 1);
+    let (mut take, io) = request(0, &bytes, PIECE, NOWHERE.parse().unwrap());
+    let halting = Arc::new(Halting::new(bytes.clone()));
+    let served = Served {
+        len: take.len,
+        piece_bytes: take.piece_bytes,
+        io: halting.clone(),
+        metadata: None,
+    };
+    let shelf = Shelf([(hash_of(&take), served)].into());
+    let sent = Arc::new(AtomicU64::new(0));
+    let count = sent.clone();
+    let uploader = Uploader::bind(
+        "127.0.0.1:0".parse().unwrap(),
+        sender,
+        Arc::new(shelf),
+        Arc::new(move |_, bytes| {
+            count.fetch_add(bytes, Ordering::Relaxed);
+        }),
+    )
+    .await
+    .unwrap();
+    take.holder = uploader.local_addr();
+    let engine = Engine::start(receiver).unwrap();
+    let taking = tokio::spawn({
+        let (engine, take) = (engine.clone(), take.clone());
+        async move { engine.take(take, |_| ()).await }
+    });
+    let mut asked = halting.asked.subscribe();
+    asked.wait_for(|asked| *asked).await.unwrap();
+    for keys in [&far, &near] {
+        keys.set(Keyring::new(key(2), Some(key(1))));
+    }
+    for keys in [&far, &near] {
+        keys.set(Keyring::new(key(2), None));
+    }
+    let late = Engine::start(with_key(1, Mode::Encrypted)).unwrap();
+    let refused = late.take(take, |_| ()).await.unwrap_err();
+    assert!(
+        matches!(&refused, TakeError::Link { source, .. } if source.label() == "unknown_key"),
+        "{refused}"
+    );
+    halting.open();
+    taking.await.unwrap().unwrap();
+    assert!(io.take() == bytes && io.checked_once());
+    assert_eq!(sent.load(Ordering::Relaxed), bytes.len() as u64);
+}
+
+/// One who has the old key goes on asking.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_served_for_long_on_a_link_of_an_old_key() {
+    let bytes = content(100_000, 1);
+    let (take, _) = request(0, &bytes, PIECE, NOWHERE.parse().unwrap());
+    let (setter, keys) = Keys::set_by_hand(Keyring::new(key(1), None));
+    let security = Security::new(keys, Purpose::PeerLink, Mode::Encrypted);
+    let brief = security.with_grace(Duration::from_millis(1));
+    let (uploader, _) = holder_with(brief, &[(&take, bytes)]).await;
+    let stream = TcpStream::connect(uploader.local_addr()).await.unwrap();
+    let mut link = with_key(1, Mode::Encrypted).dial(stream).await.unwrap();
+    let hello = wire::handshake(&hash_of(&take), &[1; 20]);
+    link.write_all(&hello).await.unwrap();
+    let request = [
+        &[0, 0, 0, 13, 6][..],
+        &[0; 8],
+        &(16_u32 << 10).to_be_bytes(),
+    ]
+    .concat();
+    let mut answers = 0;
+    let asking = async {
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            link.write_all(&request).await?;
+            link.flush().await?;
+            if link.read(&mut buffer).await? == 0 {
+                return io::Result::Ok(());
+            }
+            answers += 1;
+            if answers == 3 {
+                setter.set(Keyring::new(key(2), None));
+            }
+        }
+    };
+    let ended = tokio::time::timeout(Duration::from_mins(1), asking).await;
+    assert!(ended.is_ok(), "{answers} answers, and no end of them");
+    assert!(answers >= 3, "{answers}");
 }
 
 /// Other processes of the node reach the forwarder too.

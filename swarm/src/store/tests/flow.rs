@@ -12,7 +12,7 @@ use super::{
 use crate::segment::BlobId;
 use crate::snapshot::Snapshot;
 use crate::store::disk::Step;
-use crate::store::{Source, Store, StoreError, Verdict};
+use crate::store::{SnapshotStore, Source, Store, StoreError, Verdict};
 
 fn large(catalogue: &mut Catalogue) -> Arc<Snapshot> {
     catalogue.add(
@@ -97,12 +97,99 @@ fn a_wrong_byte_is_found_thrown_away_and_fetched_again() {
     );
     assert!(message.contains(&blob.to_string()), "{message}");
     assert!(one.held().is_empty() && !one.is_whole());
-    assert!(!root.path().join("partial").join(blob.etag()).exists());
     assert_eq!(one.progress().origin_bytes, 5000);
     assert!(matches!(one.publish(&[]), Err(StoreError::NotWhole { .. })));
     catalogue.finish(&one, &model("m")).unwrap();
-    assert_eq!(one.progress().peer_bytes, 5000);
+    assert_eq!(one.progress().peer_bytes, 1024, "the wrong segment");
     catalogue.audit(root.path());
+}
+
+/// Whether a segment that was thrown away is still here with the piece hashes of these bytes.
+fn is_left(one: &SnapshotStore, index: u32, data: &[u8]) -> bool {
+    let writer = one.writer(index).unwrap();
+    one.is_left(index, &*writer, &pieces(data))
+}
+
+#[test]
+fn of_a_wrong_blob_only_the_wrong_segments_are_brought_again() {
+    let root = tempfile::tempdir().unwrap();
+    let mut catalogue = Catalogue::default();
+    let snapshot = large(&mut catalogue);
+    let (_store, one) = open(root.path(), &snapshot);
+    let right = |index: u32| catalogue.segment(&one.segments()[index as usize]);
+    assert!(!is_left(&one, 0, &right(0)), "nothing was here yet");
+    for index in 0..5 {
+        let mut data = right(index);
+        data[7] ^= u8::from(index == 2);
+        fill_with(&one, index, &data, Source::Peer).unwrap();
+    }
+    assert!(matches!(
+        one.verify().unwrap()[..],
+        [Verdict::Corrupt { .. }]
+    ));
+    assert!(one.held().is_empty());
+    for index in 0..5 {
+        let writer = one.writer(index).unwrap();
+        let left = one.is_left(index, &*writer, &pieces(&right(index)));
+        assert_eq!(left, index != 2, "{index}");
+        if left {
+            one.commit(index, pieces(&right(index)), None).unwrap();
+        }
+        // What lies there is not given to others, and proves nothing, before it is recorded.
+        assert_eq!(one.is_held(index), left);
+    }
+    audit_held(&one);
+    assert!(one.verify().unwrap().is_empty() && !one.is_whole());
+    catalogue.fill(&one, 2, Source::Peer).unwrap();
+    one.verify().unwrap();
+    assert!(one.is_whole());
+    assert_eq!(one.progress().peer_bytes, 5000 + right(2).len() as u64);
+    one.publish(&model("m")).unwrap();
+    catalogue.audit(root.path());
+}
+
+#[test]
+fn a_blob_that_is_wrong_once_more_begins_from_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let mut catalogue = Catalogue::default();
+    let snapshot = large(&mut catalogue);
+    let partial = root
+        .path()
+        .join("partial")
+        .join(snapshot.files[0].blob.etag());
+    let (_store, one) = open(root.path(), &snapshot);
+    let right = |index: u32| catalogue.segment(&one.segments()[index as usize]);
+    for stays in [true, false] {
+        for index in 0..5 {
+            let mut data = right(index);
+            data[7] ^= u8::from(index == 2);
+            fill_with(&one, index, &data, Source::Peer).unwrap();
+        }
+        assert!(matches!(
+            one.verify().unwrap()[..],
+            [Verdict::Corrupt { .. }]
+        ));
+        assert_eq!(partial.exists(), stays);
+        assert_eq!(is_left(&one, 0, &right(0)), stays);
+    }
+    catalogue.finish(&one, &model("m")).unwrap();
+    catalogue.audit(root.path());
+}
+
+#[test]
+fn what_others_found_wrong_need_not_be_brought_again_when_it_is_right() {
+    let root = tempfile::tempdir().unwrap();
+    let mut catalogue = Catalogue::default();
+    let snapshot = large(&mut catalogue);
+    let (_store, one) = open(root.path(), &snapshot);
+    let right = |index: u32| catalogue.segment(&one.segments()[index as usize]);
+    for index in 0..4 {
+        catalogue.fill(&one, index, Source::Peer).unwrap();
+    }
+    assert_eq!(one.discard(&[0, 1, 4]).unwrap(), [0, 1]);
+    assert!(is_left(&one, 0, &right(0)));
+    assert!(!is_left(&one, 0, &right(1)));
+    assert!(!is_left(&one, 4, &right(4)), "it was never here");
 }
 
 #[test]

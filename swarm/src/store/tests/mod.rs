@@ -115,7 +115,15 @@ impl Catalogue {
             for step in 0..count {
                 let index = (step * 7 + round + 3) % count;
                 if !store.is_held(index) {
-                    self.fill(store, index, Source::Peer)?;
+                    let right = pieces(&self.segment(&store.segments()[index as usize]));
+                    let writer = store.writer(index)?;
+                    let left = store.is_left(index, &*writer, &right);
+                    drop(writer);
+                    if left {
+                        store.commit(index, right, None)?;
+                    } else {
+                        self.fill(store, index, Source::Peer)?;
+                    }
                     store.verify()?;
                 }
             }

@@ -21,6 +21,7 @@ use modelcache_agent::intent::{self, Intent, Objects};
 use modelcache_agent::log;
 use modelcache_agent::metrics::Metrics;
 use modelcache_agent::state::NodeState;
+use modelcache_swarm::discovery::service::Peers;
 use modelcache_swarm::link::{Mode, Security};
 use modelcache_swarm::secret::{Keys, Purpose};
 use tokio::signal::unix::{SignalKind, signal};
@@ -101,6 +102,7 @@ async fn run(arguments: Arguments) -> Result<()> {
             peer_listen: SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 9492),
             cache_dir: arguments.cache_dir,
             security: Security::new(keys.clone(), Purpose::PeerLink, links),
+            peers: Peers::default(),
         },
         Arc::new(Metrics::new()),
         Arc::new(Health::new()),

@@ -330,6 +330,12 @@ impl Rig {
         network::plug(&self.paths, node, plugged)
     }
 
+    /// A command that writes what passes a node's cable, until it is interrupted.
+    pub fn capture_command(&self, node: NodeId) -> Result<Command, ClusterError> {
+        self.require_node(node)?;
+        Ok(network::capture(&self.paths, node))
+    }
+
     /// Lets nothing pass between two nodes.
     pub fn partition(&self, one: NodeId, other: NodeId) -> Result<(), ClusterError> {
         self.require_node(one)?;

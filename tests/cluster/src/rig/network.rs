@@ -142,6 +142,25 @@ pub(crate) fn plug(paths: &Paths, node: NodeId, plugged: bool) -> Result<(), Clu
     .map(drop)
 }
 
+/// Writes what passes a node's cable to standard output, as tcpdump does, until it is interrupted.
+pub(crate) fn capture(paths: &Paths, node: NodeId) -> Command {
+    // Whole packets, each written at once, and a buffer of 64 MiB (in KiB) for those that come meanwhile.
+    let words = [
+        "tcpdump",
+        "-i",
+        &cable(node),
+        "-s",
+        "0",
+        "-B",
+        "65536",
+        "-n",
+        "-U",
+        "-w",
+        "-",
+    ];
+    inside(&paths.control_namespace(), &words)
+}
+
 /// Lets nothing pass between two nodes, in either direction.
 pub(crate) fn partition(paths: &Paths, one: NodeId, other: NodeId) -> Result<(), ClusterError> {
     let (a, b) = (cable(one), cable(other));

@@ -19,7 +19,15 @@ pub(super) async fn run(world: &World) -> Result<Outcome> {
     world.ready("chart", Duration::from_mins(1)).await?;
     let fetched = hub.content_bytes("org/chart").await?;
 
-    world.install(&[&endpoint, "logLevel=debug"]).await?;
+    // The test cluster's network does not know NetworkPolicies, but its API server does.
+    let hub_port = "networkPolicy.egressPorts={443,6443,8081}";
+    let changes = [
+        &endpoint,
+        "logLevel=debug",
+        "networkPolicy.enabled=true",
+        hub_port,
+    ];
+    world.install(&changes).await?;
     world.ready("chart", Duration::from_mins(1)).await?;
     world.helm(&[
         "rollback",

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 
 use modelcache_test_hub::admin::FileSpec;
 
-use super::Outcome;
+use super::{Outcome, doctor};
 use crate::hub::{self, Hub};
 use crate::metrics::sum;
 use crate::world::World;
@@ -59,10 +59,14 @@ pub(super) async fn run(world: &World) -> Result<Outcome> {
     world
         .install(&[&format!("hub.endpoint={}", hub::URL)])
         .await?;
-    measure(world, &hub, "cold", 1).await
+    let measured = measure(world, &hub, "cold", 1).await?;
+    Ok(Outcome::Done(vec![
+        measured,
+        doctor::finds_nothing_wrong(world)?,
+    ]))
 }
 
-async fn measure(world: &World, hub: &Hub<'_>, name: &str, seed: u64) -> Result<Outcome> {
+async fn measure(world: &World, hub: &Hub<'_>, name: &str, seed: u64) -> Result<String> {
     // The agents' counters go on from one run to the next.
     let repository = &format!("org/{name}-{}", fresh(0));
     let nodes = world.ready_nodes().await?.len();
@@ -119,9 +123,9 @@ async fn measure(world: &World, hub: &Hub<'_>, name: &str, seed: u64) -> Result<
         (1..=10).contains(&writes),
         "{writes} status writes of one node for one model, at most ten are allowed"
     );
-    Ok(Outcome::Done(vec![format!(
+    Ok(format!(
         "{nodes} nodes, {seconds:.1} s, {copies:.3} copies, ≤ {writes} status writes a node"
-    )]))
+    ))
 }
 
 /// The hub goes away when the nodes together hold every byte; then one more node joins.
@@ -179,9 +183,9 @@ pub(super) async fn five(world: &World) -> Result<Outcome> {
     world
         .install(&[&format!("hub.endpoint={}", hub::URL)])
         .await?;
-    let outcome = measure(world, &hub, "five", 20).await;
+    let measured = measure(world, &hub, "five", 20).await;
     for node in added {
         world.remove_node(&node).await?;
     }
-    outcome
+    Ok(Outcome::Done(vec![measured?]))
 }

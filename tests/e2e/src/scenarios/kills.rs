@@ -153,7 +153,7 @@ fn any(nodes: &[String]) -> Result<String> {
 }
 
 /// The node that a pod runs on.
-async fn node_of(world: &World, namespace: &str, selector: &str) -> Result<String> {
+pub(super) async fn node_of(world: &World, namespace: &str, selector: &str) -> Result<String> {
     let pods = world.pods(namespace, selector).await?;
     pods.first()
         .and_then(|pod| pod.spec.as_ref()?.node_name.clone())

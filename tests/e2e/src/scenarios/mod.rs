@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use crate::world::{APPS, World};
 
+mod capture;
 mod chart;
 mod cold;
+mod doctor;
 mod gate;
 mod input;
 mod kills;
@@ -19,6 +21,7 @@ mod mirror;
 mod odd;
 mod privileges;
 mod prometheus;
+mod rotation;
 mod rules;
 mod survive;
 
@@ -98,6 +101,16 @@ pub fn all() -> Vec<Scenario> {
             name: "memory",
             about: "a 1 GB file: the memory of operator and agents stays in its bounds",
             run: |world, _| Box::pin(memory::run(world)),
+        },
+        Scenario {
+            name: "rotation",
+            about: "the cluster's key changes while 1 GB is on its way: nothing fails or comes twice, the old key is refused",
+            run: |world, _| Box::pin(rotation::run(world)),
+        },
+        Scenario {
+            name: "capture",
+            about: "traffic of a gated model between two nodes has none of its bytes, nor has a file outside of the cache",
+            run: |world, _| Box::pin(capture::run(world)),
         },
         Scenario {
             name: "prometheus",

@@ -17,20 +17,15 @@ use crate::world::{APPS, RELEASE, SYSTEM, World};
 const NOBODY: &str = "nobody";
 
 /// What an agent may, as `verb group/resource`. Reviews of oneself are everybody's.
-const AGENT_MAY: [&str; 14] = [
-    "create /events",
+const AGENT_MAY: [&str; 9] = [
     "create authentication.k8s.io/selfsubjectreviews",
     "create authorization.k8s.io/selfsubjectaccessreviews",
     "create authorization.k8s.io/selfsubjectrulesreviews",
     "create events.k8s.io/events",
-    "get modelcache.io/modelcachenodes",
-    "get modelcache.io/modelcachenodes/status",
     "get modelcache.io/modelsnapshots",
     "list modelcache.io/modelcachenodes",
-    "patch /events",
     "patch events.k8s.io/events",
     "patch modelcache.io/modelcachenodes/status",
-    "update modelcache.io/modelcachenodes/status",
     "watch modelcache.io/modelcachenodes",
 ];
 

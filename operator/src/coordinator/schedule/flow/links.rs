@@ -1,4 +1,4 @@
-//! Links that flows share max-min fairly, which is what long TCP connections come near to.
+//! Links that flows share max-min fairly by weight, which is what long TCP connections come near to.
 
 use std::collections::BTreeMap;
 
@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 #[derive(Debug)]
 struct Flow {
     path: Vec<usize>,
+    /// How many shares of a link it gets.
+    weight: u64,
     /// Most that its one connection carries, in bytes a second.
     most: u64,
     /// In thousandths of a byte, so that a rate in bytes a second times milliseconds is exact.
@@ -40,10 +42,11 @@ impl Links {
     }
 
     /// Begins a transfer at the time reached.
-    pub(super) fn start(&mut self, id: u64, path: Vec<usize>, most: u64, bytes: u64) {
+    pub(super) fn start(&mut self, id: u64, path: Vec<usize>, weight: u64, most: u64, bytes: u64) {
         let left = bytes * 1000;
         let flow = Flow {
             path,
+            weight,
             most,
             left,
             rate: 0,
@@ -82,7 +85,7 @@ impl Links {
         ended
     }
 
-    /// Fills all links evenly; whenever one is full, what passes it has its rate.
+    /// Fills all links evenly by weight; whenever one is full, what passes it has its rate.
     fn share(&mut self) {
         let mut flows: Vec<&mut Flow> = self.flows.values_mut().collect();
         let mut free = self.rates.clone();
@@ -92,11 +95,12 @@ impl Links {
             flow.rate = 0;
             for link in &flow.path {
                 through[*link].push(number);
-                waiting[*link] += 1;
+                waiting[*link] += flow.weight;
             }
         }
         let mut by_most: Vec<usize> = (0..flows.len()).collect();
-        by_most.sort_by_key(|number| std::cmp::Reverse(flows[*number].most));
+        by_most
+            .sort_by_key(|number| std::cmp::Reverse(flows[*number].most / flows[*number].weight));
         loop {
             while by_most.last().is_some_and(|number| flows[*number].rate > 0) {
                 by_most.pop();
@@ -109,7 +113,7 @@ impl Links {
                 .map(|link| (free[link] / waiting[link], link))
                 .min()
                 .unwrap();
-            let most = flows[*slowest].most;
+            let most = flows[*slowest].most / flows[*slowest].weight;
             let full = if most < share {
                 vec![*slowest]
             } else {
@@ -118,10 +122,10 @@ impl Links {
             for number in full {
                 let flow = &mut *flows[number];
                 if flow.rate == 0 {
-                    flow.rate = share.min(most).max(1);
+                    flow.rate = (share * flow.weight).min(flow.most).max(1);
                     for link in &flow.path {
                         free[*link] = free[*link].saturating_sub(flow.rate);
-                        waiting[*link] -= 1;
+                        waiting[*link] -= flow.weight;
                     }
                 }
             }
@@ -141,19 +145,21 @@ mod tests {
     #[test]
     fn what_one_cannot_use_the_others_get() {
         let mut links = Links::new(vec![900, 100, 1000]);
-        links.start(0, vec![0, 1], u64::MAX, 1000);
-        links.start(1, vec![0, 2], u64::MAX, 1000);
-        links.start(2, vec![0, 2], u64::MAX, 1000);
+        links.start(0, vec![0, 1], 1, u64::MAX, 1000);
+        links.start(1, vec![0, 2], 1, u64::MAX, 1000);
+        links.start(2, vec![0, 2], 1, u64::MAX, 1000);
         assert_eq!(rates(&mut links), [100, 400, 400]);
-        links.start(3, vec![0], 50, 1000);
+        links.start(3, vec![0], 1, 50, 1000);
         assert_eq!(rates(&mut links), [100, 375, 375, 50]);
+        links.start(4, vec![0], 3, u64::MAX, 1000);
+        assert_eq!(rates(&mut links), [100, 150, 150, 50, 450]);
     }
 
     #[test]
     fn a_flow_ends_when_its_bytes_have_passed() {
         let mut links = Links::new(vec![1000]);
-        links.start(0, vec![0], u64::MAX, 500);
-        links.start(1, vec![0], u64::MAX, 1500);
+        links.start(0, vec![0], 1, u64::MAX, 500);
+        links.start(1, vec![0], 1, u64::MAX, 1500);
         assert_eq!(links.next_end(), Some(1000));
         assert_eq!(links.advance(1000), [0]);
         assert_eq!(links.next_end(), Some(2000));

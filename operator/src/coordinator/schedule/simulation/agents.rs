@@ -23,8 +23,11 @@ impl Simulation {
                 for segment in segments {
                     agent.open.remove(&segment);
                     let unverified = agent.held.get(&segment).is_some_and(|c| !c.verified);
-                    if unverified && agent.character != Character::Forger {
-                        agent.held.remove(&segment);
+                    if unverified
+                        && agent.character != Character::Forger
+                        && let Some(content) = agent.held.remove(&segment)
+                    {
+                        agent.left.insert(segment, content.flavour);
                     }
                 }
                 self.track(node);
@@ -80,16 +83,15 @@ impl Simulation {
         let (order, _) = agent.open.remove(&segment).unwrap();
         let broken = self.dice.chance(self.world.failing);
         let got = match order {
-            Order::Fetch => self.fetched(node, broken),
-            Order::Take(holder, pieces) => {
-                self.taken(holder, segment, &pieces, broken)
-                    .ok_or(AgentMessage::TakeFailed {
-                        snapshot: NAME.to_owned(),
-                        segment,
-                        holder: node_name(holder),
-                        message: "broken".to_owned(),
-                    })
-            }
+            Order::Fetch => self.fetched(node, segment, broken),
+            Order::Take(holder, pieces) => self
+                .taken(node, holder, segment, &pieces, broken)
+                .ok_or(AgentMessage::TakeFailed {
+                    snapshot: NAME.to_owned(),
+                    segment,
+                    holder: node_name(holder),
+                    message: "broken".to_owned(),
+                }),
         };
         match got {
             Ok(flavour) => {
@@ -122,7 +124,7 @@ impl Simulation {
         }
     }
 
-    fn fetched(&mut self, node: usize, broken: bool) -> Result<u64, AgentMessage> {
+    fn fetched(&mut self, node: usize, segment: u32, broken: bool) -> Result<u64, AgentMessage> {
         let rate_limited = self.now < self.hub_limits;
         let character = self.agents[node].character;
         if broken || rate_limited || self.now < self.hub_down || character == Character::Cutoff {
@@ -134,19 +136,27 @@ impl Simulation {
                 retry_after_seconds: (rate_limited && self.dice.chance(50)).then_some(2),
             });
         }
-        let wrong = self.now < self.hub_lies || character.may_want_forever();
+        let spoilt = match character {
+            Character::Sly => *self.agents[node].spoils.get_or_insert(segment) == segment,
+            other => other.may_want_forever(),
+        };
+        let wrong = self.now < self.hub_lies || spoilt;
         Ok(if wrong { 1 + self.dice.roll(1000) } else { 0 })
     }
 
     fn taken(
         &mut self,
+        taker: usize,
         holder: usize,
         segment: u32,
         pieces: &PieceHashes,
         broken: bool,
     ) -> Option<u64> {
-        let from = &mut self.agents[holder];
         let flavour = flavour_of(pieces);
+        if self.agents[taker].left.get(&segment) == Some(&flavour) {
+            return Some(flavour);
+        }
+        let from = &mut self.agents[holder];
         let serves = from
             .held
             .get(&segment)
@@ -155,6 +165,7 @@ impl Simulation {
             return None;
         }
         self.outcome.seeded += u64::from(from.seeder);
+        self.outcome.moved += 1;
         Some(flavour)
     }
 
@@ -200,8 +211,13 @@ impl Simulation {
             }
             self.say(node, AgentMessage::Verified { snapshot, segments });
         } else {
+            let again = !agent.wrong.insert(blob);
             for segment in &segments {
-                agent.held.remove(segment);
+                let content = agent.held.remove(segment).unwrap();
+                agent.left.insert(*segment, content.flavour);
+                if again {
+                    agent.left.remove(segment);
+                }
             }
             let message = "wrong hash".to_owned();
             self.say(

@@ -5,7 +5,7 @@ mod faults;
 mod world;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::fmt::Write;
 use std::net::SocketAddr;
 
@@ -48,6 +48,12 @@ struct Agent {
     process: u64,
     held: BTreeMap<u32, Content>,
     open: BTreeMap<u32, (Order, u64)>,
+    /// What lies on its disk of blobs that were wrong once.
+    left: BTreeMap<u32, u64>,
+    /// Blobs that it found wrong.
+    wrong: BTreeSet<u32>,
+    /// The one segment that it spoils.
+    spoils: Option<u32>,
     seeder: bool,
     /// When the last message in each direction arrives, so that none overtakes another.
     last: (u64, u64),
@@ -355,6 +361,13 @@ impl Simulation {
 
     fn deliver(&mut self, outgoing: Outgoing) {
         self.outcome.calls += 1;
+        let snaps = self.schedule.ledger.snaps.iter();
+        self.outcome
+            .distrusted
+            .extend(snaps.flat_map(|snap| &snap.distrusted).map(|node| {
+                let name = &self.schedule.ledger.nodes[*node].name;
+                name["node-".len()..].parse::<usize>().unwrap()
+            }));
         if self.world.check {
             check(&self.schedule, &self.world.settings);
         }

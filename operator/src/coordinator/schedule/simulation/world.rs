@@ -1,5 +1,7 @@
 //! What a simulated world is made of, and what came of a run.
 
+use std::collections::BTreeSet;
+
 use super::super::{Settings, SourcePolicy};
 
 /// Numbers by a seed.
@@ -56,13 +58,15 @@ pub(in super::super) enum Character {
     Mute,
     /// What it fetches becomes wrong, and it serves that.
     Poisoner,
+    /// Like the poisoner, with one segment only: the first that it fetches.
+    Sly,
     /// Like the poisoner, and says that all of it is verified, and never discards.
     Forger,
 }
 
 impl Character {
     pub(in super::super) fn may_want_forever(self) -> bool {
-        matches!(self, Self::Poisoner | Self::Forger)
+        matches!(self, Self::Poisoner | Self::Sly | Self::Forger)
     }
 }
 
@@ -120,6 +124,10 @@ pub(in super::super) struct Outcome {
     pub(in super::super) fetches: u64,
     pub(in super::super) takes: u64,
     pub(in super::super) calls: u64,
+    /// Segments that went from node to node.
+    pub(in super::super) moved: u64,
+    /// Nodes that were distrusted at some time.
+    pub(in super::super) distrusted: BTreeSet<usize>,
     /// Segments that full nodes gave away.
     pub(in super::super) seeded: u64,
     pub(in super::super) stuck: String,

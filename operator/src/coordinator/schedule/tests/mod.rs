@@ -1,6 +1,7 @@
 //! Rules of the schedule, one by one and under random faults.
 
 mod bench;
+mod distrust;
 mod liars;
 mod random;
 mod rosters;

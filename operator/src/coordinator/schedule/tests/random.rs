@@ -26,6 +26,7 @@ fn character() -> impl Strategy<Value = Character> {
         1 => Just(Character::Cutoff),
         1 => Just(Character::Mute),
         1 => Just(Character::Poisoner),
+        1 => Just(Character::Sly),
         1 => Just(Character::Forger),
     ]
 }
@@ -83,6 +84,16 @@ proptest! {
     #[test]
     fn everybody_becomes_whole_whatever_happens(world in worlds()) {
         ends(&world)?;
+    }
+
+    #[test]
+    fn one_liar_brings_nobody_else_into_discredit(mut world in worlds()) {
+        world.faults.retain(|(_, fault)| !matches!(fault, Fault::HubLies(_)));
+        let liars = world.nodes.iter_mut().filter(|node| node.2.may_want_forever());
+        liars.skip(1).for_each(|node| node.2 = Character::Honest);
+        let distrusted = ends(&world)?.distrusted;
+        let honest = distrusted.iter().filter(|node| !world.nodes[**node].2.may_want_forever());
+        prop_assert_eq!(honest.count(), 0, "{:?} in {:?}", distrusted, world);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Whole runs of simulated worlds: how much is fetched and taken, and that everybody becomes whole.
 
+use std::collections::BTreeSet;
+
 use super::super::simulation::{Character, Fault, Simulation, World};
 use super::super::{Settings, SourcePolicy};
 use super::honest;
@@ -134,6 +136,46 @@ fn a_node_that_spoils_what_it_fetches_does_not_hold_the_others_up() {
                 outcome.ended
             );
         }
+    }
+}
+
+#[test]
+fn one_spoilt_segment_costs_the_hub_one_more_copy_of_its_blob_and_the_nodes_that_segment() {
+    for seed in 0..50 {
+        let mut nodes = honest(8);
+        nodes[5].2 = Character::Sly;
+        let outcome = Simulation::run(World {
+            seed,
+            segments: 32,
+            blob: 32,
+            nodes,
+            ..World::default()
+        });
+        assert!(outcome.finished, "{seed}: {}", outcome.stuck);
+        assert_eq!(outcome.distrusted, BTreeSet::from([5]), "{seed}");
+        // A few that the spoiler made and nobody had proved yet are fetched a third time at most.
+        assert!(outcome.fetches <= 64 + 4, "{seed}: {}", outcome.fetches);
+        // Seven copies, and the spoilt segment for seven once more.
+        assert!(outcome.moved <= 7 * 33, "{seed}: {}", outcome.moved);
+    }
+}
+
+#[test]
+fn a_node_that_spoils_all_it_fetches_in_all_blobs_costs_the_hub_two_and_a_half_copies() {
+    for seed in 0..20 {
+        let mut nodes = honest(8);
+        nodes[5].2 = Character::Poisoner;
+        let outcome = Simulation::run(World {
+            seed,
+            segments: 256,
+            blob: 16,
+            nodes,
+            check: false,
+            ..World::default()
+        });
+        assert!(outcome.finished, "{seed}: {}", outcome.stuck);
+        assert_eq!(outcome.distrusted, BTreeSet::from([5]), "{seed}");
+        assert!(outcome.fetches <= 640, "{seed}: {}", outcome.fetches);
     }
 }
 

@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 const NICE: i32 = 19;
 
 /// Does `work` in a thread of its own of the lowest priority. `None` when there is no thread, or it ended badly.
-pub async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+pub(crate) async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     let (done, result) = oneshot::channel();
     let thread = std::thread::Builder::new().name("idle".to_owned());
     let started = thread.spawn(move || {

@@ -13,7 +13,7 @@ use crate::discovery::refusal::Refusal;
 pub const MAX_PACKET: usize = 65_507;
 /// Longest packet that is sent in bytes; what does not fit goes into another.
 pub const MAX_SENT: usize = 1_400;
-/// Most models that are taken from one packet: no more fit.
+/// Most models that are taken from one packet; with all their fields only half as many fit.
 const MAX_MODELS: usize = 512;
 /// Longest name of a node.
 const MAX_NODE: usize = 128;

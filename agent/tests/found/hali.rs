@@ -100,12 +100,12 @@ fn a_machine_with_hali_hears_of_a_file_and_takes_it() {
     let name = "tiny-1b-instruct.Q8_0.gguf";
     model.add(&format!("gguf/{name}"), bytes(1, (5 << 20) + 7));
     model.add("config.json", bytes(2, 700));
-    // Names by which somebody could be given another file than the one that was asked for.
+    // Names by which somebody could be given another file than the one that was asked for. They are ready first.
     for (number, other) in [
         "big-7b.q4_k_m-00001-of-00002.gguf",
         "big-7b.q4_k_m-00002-of-00002.gguf",
-        "one/big-3b.q4_k_m.gguf",
-        "two/big-3b.q4_k_m.gguf",
+        "a/big-3b.q4_k_m.gguf",
+        "b/big-3b.q4_k_m.gguf",
     ]
     .into_iter()
     .enumerate()
@@ -139,7 +139,8 @@ fn a_machine_with_hali_hears_of_a_file_and_takes_it() {
     assert_eq!((&heard["v"], &heard["p"]), (&"1".into(), &9493.into()));
     let snapshot = model.snapshot("m");
     let told = &heard["models"][0];
-    assert_eq!(told["id"], "tiny:1b:instruct:q8_0");
+    // After the repository, which is acme/m.
+    assert_eq!(told["id"], "m:1b:instruct:q8_0");
     assert_eq!(told["repo"], snapshot.repository);
     assert_eq!(told["rev"], snapshot.commit);
     assert_eq!(said.next().unwrap().unwrap(), "taken");

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use modelcache_crds::model_cache::SourcePolicy;
 use modelcache_crds::model_cache_node::{ModelCacheNodeSpec, NodeModel, NodeSnapshot};
 use modelcache_crds::model_snapshot::ModelSnapshotSpec;
+use modelcache_swarm::plan::MIN_SEGMENT;
 use modelcache_swarm::segment::BlobId;
 use modelcache_swarm::snapshot::{SegmentSizes, Snapshot, SnapshotFile, is_safe_path};
 use serde::{Deserialize, Serialize};
@@ -112,7 +113,7 @@ pub fn convert(name: &str, spec: &ModelSnapshotSpec) -> Result<Snapshot, Content
     let files = files(name, spec)?;
     let sizes = sizes(spec).ok_or_else(|| {
         invalid(format!(
-            "spec.segmentBytes {} and spec.pieceBytes {} are not powers of two of at least 1048576 and 16384, the piece not the larger",
+            "spec.segmentBytes {} and spec.pieceBytes {} are not powers of two of at least 262144 and 16384, the piece not the larger",
             spec.segment_bytes, spec.piece_bytes
         ))
     })?;
@@ -200,7 +201,7 @@ fn sizes(spec: &ModelSnapshotSpec) -> Option<SegmentSizes> {
     let segment_bytes = u64::try_from(spec.segment_bytes).ok()?;
     let piece_bytes = u32::try_from(spec.piece_bytes).ok()?;
     (segment_bytes.is_power_of_two()
-        && segment_bytes >= 1 << 20
+        && segment_bytes >= MIN_SEGMENT
         && piece_bytes.is_power_of_two()
         && piece_bytes >= 16 << 10
         && u64::from(piece_bytes) <= segment_bytes)
@@ -430,7 +431,7 @@ mod tests {
             ("sorted", |s| s.files[1].path = "a".to_owned()),
             ("empty", |s| s.files.clear()),
             ("pieceBytes", |s| s.piece_bytes = 3),
-            ("pieceBytes", |s| s.segment_bytes = 1 << 19),
+            ("pieceBytes", |s| s.segment_bytes = 1 << 17),
             ("different sizes", |s| {
                 s.files[1].sha256 = s.files[0].sha256.clone();
             }),

@@ -6,14 +6,20 @@ use crate::snapshot::{SegmentSizes, Snapshot};
 /// Most extents in one segment: bounds the files that one durable write has to sync.
 pub const MAX_EXTENTS: usize = 512;
 
-const MIN_SEGMENT: u64 = 1 << 20;
+/// Smallest segment, in bytes: a smaller one costs more in messages than it saves in waiting.
+pub const MIN_SEGMENT: u64 = 256 << 10;
 const MAX_SEGMENT: u64 = 64 << 20;
-const MIN_PIECE: u64 = 256 << 10;
+const FEWEST_SEGMENTS: u64 = 362;
+const MIN_PIECE: u64 = 64 << 10;
 
-/// Sizes for a model of `total` bytes: about 256 segments or more, between 1 MiB and 64 MiB each, eight pieces a segment.
+/// Sizes for a model of `total` bytes: 362 to 724 segments of between 256 KiB and 64 MiB each, and fewer or more of them only
+/// where that range does not allow it; eight pieces a segment.
+///
+/// A node can give away what it has only by whole segments, so with fewer the last ones are on their way for longer, and
+/// with more the messages about them cost more than that saves.
 #[must_use]
 pub fn sizes(total: u64) -> SegmentSizes {
-    let wanted = (total / 256).clamp(MIN_SEGMENT, MAX_SEGMENT);
+    let wanted = (total / FEWEST_SEGMENTS).clamp(MIN_SEGMENT, MAX_SEGMENT);
     let segment_bytes = 1 << wanted.ilog2();
     let piece = (segment_bytes / 8).max(MIN_PIECE);
     SegmentSizes {
@@ -116,11 +122,12 @@ mod tests {
     #[test]
     fn sizes_follow_the_model() {
         for (total, segment, piece) in [
-            (0, 1 << 20, 256 << 10),
-            (91 << 20, 1 << 20, 256 << 10),
-            (1 << 30, 4 << 20, 512 << 10),
-            ((1 << 30) - 1, 2 << 20, 256 << 10),
-            (16 << 30, 64 << 20, 8 << 20),
+            (0, 256 << 10, 64 << 10),
+            (180 << 20, 256 << 10, 64 << 10),
+            (181 << 20, 512 << 10, 64 << 10),
+            (1 << 30, 2 << 20, 256 << 10),
+            (16 << 30, 32 << 20, 4 << 20),
+            (23 << 30, 64 << 20, 8 << 20),
             (800 << 30, 64 << 20, 8 << 20),
             (u64::MAX, 64 << 20, 8 << 20),
         ] {

@@ -12,10 +12,11 @@
 //! the first one was not a recording, before it acts on anything.
 
 use snow::{Builder, HandshakeState, TransportState};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use super::crypto::{Primitives, TAG_BYTES};
 use super::stream::Link;
+use super::wire::Wire;
 use super::{LinkError, Mode, Security};
 use crate::secret::{Key, KeyId, Purpose};
 
@@ -49,7 +50,7 @@ impl Mode {
 /// The dialer's part.
 pub(super) async fn dial<S>(mut stream: S, security: &Security) -> Result<Link<S>, LinkError>
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: Wire,
 {
     let (ring, mode) = (security.keys.now(), security.mode);
     let keys: Vec<_> = ring.keys().take(MAX_OFFERS).collect();
@@ -96,7 +97,7 @@ pub(super) async fn accept<S>(
     on_hello: impl FnOnce(),
 ) -> Result<Link<S>, LinkError>
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: Wire,
 {
     let ring = security.keys.now();
     let mut head = [0; HEAD_BYTES];

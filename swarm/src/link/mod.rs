@@ -16,6 +16,7 @@ mod crypto;
 mod handshake;
 mod lobby;
 mod stream;
+mod wire;
 
 use std::fmt;
 use std::io;
@@ -23,13 +24,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
 use crate::secret::{KeyId, Keys, Purpose};
 
 pub use lobby::{Lobby, Visit};
 pub use stream::Link;
+pub use wire::Wire;
 
 /// Time for a handshake; it takes one round trip.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -168,7 +169,7 @@ impl Security {
     /// Makes a link of a stream that this end opened.
     pub async fn dial<S>(&self, stream: S) -> Result<Link<S>, LinkError>
     where
-        S: AsyncRead + AsyncWrite + Unpin,
+        S: Wire,
     {
         let result = timeout(HANDSHAKE_TIMEOUT, handshake::dial(stream, self)).await;
         self.told(Side::Dialed, result.unwrap_or(Err(LinkError::Timeout)))
@@ -177,7 +178,7 @@ impl Security {
     /// Makes a link of a stream that the other end opened.
     pub async fn accept<S>(&self, stream: S) -> Result<Link<S>, LinkError>
     where
-        S: AsyncRead + AsyncWrite + Unpin,
+        S: Wire,
     {
         let result = self.answer(stream, || ()).await;
         self.told(Side::Accepted, result)
@@ -187,7 +188,7 @@ impl Security {
     /// place is needed for another.
     pub async fn receive<S>(&self, stream: S, place: Visit) -> Result<Link<S>, LinkError>
     where
-        S: AsyncRead + AsyncWrite + Unpin,
+        S: Wire,
     {
         let result = tokio::select! {
             biased;
@@ -199,7 +200,7 @@ impl Security {
 
     async fn answer<S>(&self, stream: S, on_hello: impl FnOnce()) -> Result<Link<S>, LinkError>
     where
-        S: AsyncRead + AsyncWrite + Unpin,
+        S: Wire,
     {
         let accepted = handshake::accept(stream, self, on_hello);
         let result = timeout(HANDSHAKE_TIMEOUT, accepted).await;

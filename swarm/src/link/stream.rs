@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Mode;
 use super::crypto::TAG_BYTES;
+use super::wire::Wire;
 use crate::secret::KeyId;
 
 const LENGTH_BYTES: usize = 2;
@@ -90,6 +91,9 @@ impl<S> Link<S> {
     }
 }
 
+/// Fewer bytes than this that are missing are not worth the system call that says so.
+const LEAST_AWAITED: usize = 4 << 10;
+
 /// Both directions' buffers. Each vector has the length of its memory; ranges say which part of it counts.
 struct Records {
     noise: TransportState,
@@ -97,6 +101,8 @@ struct Records {
     read: Vec<u8>,
     read_start: usize,
     read_end: usize,
+    /// With how many more bytes the wire wakes the reader.
+    awaited: usize,
     /// Decrypted text for which the reader had no room.
     text: Vec<u8>,
     text_start: usize,
@@ -114,6 +120,7 @@ impl Records {
             read: Vec::new(),
             read_start: 0,
             read_end: 0,
+            awaited: 1,
             text: Vec::new(),
             text_start: 0,
             text_end: 0,
@@ -170,18 +177,36 @@ impl Records {
         self.text_start += len;
     }
 
+    /// How many bytes of a record that has begun are missing, if it is worth waiting for all of them; else 1.
+    fn missing(&self) -> usize {
+        let bytes = &self.read[self.read_start..self.read_end];
+        let begun = bytes.split_first_chunk::<LENGTH_BYTES>();
+        let missing = begun.map_or(0, |(length, rest)| {
+            usize::from(u16::from_be_bytes(*length)).saturating_sub(rest.len())
+        });
+        if missing < LEAST_AWAITED { 1 } else { missing }
+    }
+
     /// Reads once more from the wire; `false` at its end.
-    fn poll_fill<S>(&mut self, stream: &mut S, cx: &mut Context<'_>) -> Poll<io::Result<bool>>
-    where
-        S: AsyncRead + Unpin,
-    {
+    fn poll_fill<S: Wire>(
+        &mut self,
+        stream: &mut S,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<bool>> {
         grow(&mut self.read, READ_BYTES);
         self.read.copy_within(self.read_start..self.read_end, 0);
         self.read_end -= self.read_start;
         self.read_start = 0;
         let mut free = ReadBuf::new(&mut self.read[self.read_end..]);
-        ready!(Pin::new(stream).poll_read(cx, &mut free))?;
+        let read = Pin::new(&mut *stream).poll_read(cx, &mut free);
         let len = free.filled().len();
+        if read.is_pending() {
+            let missing = self.missing();
+            if std::mem::replace(&mut self.awaited, missing) != missing {
+                stream.wake_at(missing);
+            }
+        }
+        ready!(read)?;
         if len == 0 && self.read_end > 0 {
             return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
         }
@@ -265,7 +290,7 @@ fn invalid(message: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, message)
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Link<S> {
+impl<S: Wire> AsyncRead for Link<S> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -3,7 +3,10 @@ use std::sync::Mutex;
 use std::task::{Context, Poll};
 
 use proptest::prelude::*;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, ReadBuf, duplex};
+use tokio::io::{
+    AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, ReadBuf, duplex,
+};
+use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::secret::{Key, Keyring};
@@ -39,6 +42,14 @@ async fn answer_to(bytes: &[u8], listener: &Security) -> LinkError {
     let error = listener.accept(far).await.map(|_| ()).unwrap_err();
     reading.abort();
     error
+}
+
+impl Wire for DuplexStream {
+    fn wake_at(&self, _: usize) {}
+}
+
+impl Wire for Tap {
+    fn wake_at(&self, _: usize) {}
 }
 
 /// A stream that records what each end writes.
@@ -101,6 +112,66 @@ async fn recorded(mode: Mode, buffer: usize) -> Recorded {
         listener: listener.unwrap(),
         wire,
     }
+}
+
+/// Both ends of a link over TCP, whose dialer hears the listener by packets of a kibibyte, one a millisecond.
+async fn trickling() -> (Link<TcpStream>, Link<TcpStream>) {
+    let security = security(keys(NEW, None), Mode::Encrypted);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let front = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let front_address = front.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (near, _) = front.accept().await.unwrap();
+        near.set_nodelay(true).unwrap();
+        let far = TcpStream::connect(address).await.unwrap();
+        let ((mut from_near, mut to_near), (mut from_far, mut to_far)) =
+            (near.into_split(), far.into_split());
+        tokio::spawn(async move { tokio::io::copy(&mut from_near, &mut to_far).await });
+        let mut packet = [0; 1024];
+        let mut beat = tokio::time::interval(Duration::from_millis(1));
+        loop {
+            let len = from_far.read(&mut packet).await.unwrap();
+            if len == 0 {
+                return;
+            }
+            beat.tick().await;
+            to_near.write_all(&packet[..len]).await.unwrap();
+        }
+    });
+    let dialing = async {
+        let stream = TcpStream::connect(front_address).await.unwrap();
+        security.dial(stream).await.unwrap()
+    };
+    let listening = async {
+        let (stream, _) = listener.accept().await.unwrap();
+        security.accept(stream).await.unwrap()
+    };
+    tokio::join!(dialing, listening)
+}
+
+#[tokio::test]
+async fn who_reads_a_record_is_woken_when_it_is_whole() {
+    let (mut dialer, mut listener) = trickling().await;
+    // A record of 60 packets, a short one after it, and the end.
+    let said = [text(60_000), b"and more".to_vec()];
+    let whole = said.concat();
+    tokio::spawn(async move {
+        for part in said {
+            listener.write_all(&part).await.unwrap();
+            listener.flush().await.unwrap();
+        }
+    });
+    let mut heard = Vec::new();
+    let mut polls = 0;
+    let mut reading = Box::pin(dialer.read_to_end(&mut heard));
+    let end = std::future::poll_fn(|cx| {
+        polls += 1;
+        reading.as_mut().poll(cx)
+    });
+    end.await.unwrap();
+    assert_eq!(heard, whole);
+    assert!(polls <= 12, "woken {polls} times for two records");
 }
 
 /// Bytes of which no 64 in a row occur twice.

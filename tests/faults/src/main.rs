@@ -16,7 +16,7 @@ use modelcache_faults::{Setup, clock, disk, disks};
 
 /// Sizes of the model's files: some of several segments, one of exactly one, tiny ones, one byte and none.
 const SIZES: [u64; 11] = [
-    3_500_003, 2_200_000, 1_048_576, 700_001, 300_000, 65_537, 4_096, 1_000, 33, 1, 0,
+    3_500_003, 2_200_000, 1_048_576, 700_001, 262_144, 65_537, 4_096, 1_000, 33, 1, 0,
 ];
 
 /// A run that is complete only so long after its last mend is shown with what was done, and its logs are kept.

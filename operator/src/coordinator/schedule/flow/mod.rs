@@ -1,6 +1,6 @@
 //! How fast a plan is: the schedule, agents that obey it, and links whose bytes flow like a fluid.
 //!
-//! Nothing here depends on the machine or on chance: the same plan always takes the same time. What is left out: loss,
+//! Nothing here depends on the machine: the same plan always takes the same time, and what chance decides is always the same. What is left out: loss,
 //! queues, disks, processors. Links count Ethernet and TCP headers as the laboratory's do, so that figures can be compared.
 
 mod cases;
@@ -13,7 +13,7 @@ use modelcache_swarm::coordination::{AgentMessage, CoordinatorMessage, Held, Ori
 use modelcache_swarm::segment::PieceHashes;
 
 use self::links::Links;
-use super::simulation::{NAME, address, node_name};
+use super::simulation::{Dice, NAME, address, node_name};
 use super::{CoordinatedSnapshot, Outgoing, Schedule, Settings, SourcePolicy};
 
 /// Payload bytes of each second of a link of so many megabits: a packet of 1,514 bytes carries 1,448.
@@ -58,8 +58,8 @@ impl Default for World {
     fn default() -> Self {
         Self {
             nodes: vec![Joins::Empty; 8],
-            segments: 192,
-            segment_bytes: 1 << 20,
+            segments: 384,
+            segment_bytes: 512 << 10,
             hub: Some(megabits(160)),
             connection: u64::MAX,
             egress: None,
@@ -144,10 +144,13 @@ struct Run {
     now: u64,
     counts_from: u64,
     outcome: Outcome,
+    dice: Dice,
 }
 
-/// The share of a node's link that a fetch gets beside takes. In the laboratory's `cold` four fetches at once take as long as
-/// the hub's link needs for four, while fourteen takes share each node's link with them.
+/// The share of a link that a fetch gets beside takes, on average. In the laboratory's `cold` four fetches at once take as long
+/// as the hub's link needs for four, while fourteen takes share each node's link with them. From half of it to half as much
+/// again: connections never share evenly, and if they did, fetches that began together would end together, and leave the hub's
+/// link idle.
 const FETCH: u64 = 4;
 
 /// The link of the hub, and those of a node to the others and to the hub.
@@ -181,6 +184,7 @@ impl Run {
             sequence: 0,
             now,
             counts_from: now,
+            dice: Dice::new(1),
             outcome: Outcome {
                 given: vec![0; world.nodes.len()],
                 fetched_by: vec![0; world.nodes.len()],
@@ -258,10 +262,11 @@ impl Run {
             }
             Event::Begin(id) => {
                 let Transfer { node, holder, .. } = self.transfers[&id];
+                let fetch = FETCH / 2 + self.dice.roll(FETCH + 1);
                 let (path, weight, most) = match (holder, self.world.egress) {
                     (Some(holder), _) => (vec![up(holder), down(node)], 1, u64::MAX),
-                    (None, Some(_)) => (vec![HUB, egress(node)], 1, self.world.connection),
-                    (None, None) => (vec![HUB, down(node)], FETCH, self.world.connection),
+                    (None, Some(_)) => (vec![HUB, egress(node)], fetch, self.world.connection),
+                    (None, None) => (vec![HUB, down(node)], fetch, self.world.connection),
                 };
                 let bytes = self.world.segment_bytes;
                 self.links.start(id, path, weight, most, bytes);

@@ -147,10 +147,9 @@ pub struct RunArgs {
         value_delimiter = ','
     )]
     pub peer: Vec<NamedPeer>,
-    /// Port on which BitTorrent clients that are no nodes of the cluster take files, unencrypted, of models whose ModelCache
-    /// allows it and that the hub gives to everybody. 0: none. Their magnet links are shown at /torrents beside the metrics.
-    #[arg(long, env = "MODELCACHE_PLAIN_PORT", default_value_t = 0)]
-    pub plain_port: u16,
+    /// What machines that are no nodes may take.
+    #[command(flatten)]
+    pub plain: PlainArgs,
     /// Announce this node on the local network, signed with the cluster's secret, and hear the others; needs the node's
     /// own network (hostNetwork), because pod networks carry no multicast.
     #[arg(long, env = "MODELCACHE_ANNOUNCE")]
@@ -169,6 +168,21 @@ pub struct RunArgs {
         default_value = "0.0.0.0:9491"
     )]
     pub metrics_listen: SocketAddr,
+}
+
+/// What machines that are no nodes of the cluster may take, and who is told.
+#[derive(Clone, Debug, Args)]
+pub struct PlainArgs {
+    /// Port on which BitTorrent clients that are no nodes of the cluster take files, unencrypted, of models whose ModelCache
+    /// allows it and that the hub gives to everybody. 0: none. Their magnet links are shown at /torrents beside the metrics.
+    #[arg(long, env = "MODELCACHE_PLAIN_PORT", default_value_t = 0)]
+    pub plain_port: u16,
+    /// Tell machines that run hali on the local network which GGUF files they can take from the plain port, and note who of
+    /// them seeds: a file with hali's own secret that only this user may read (64 hex digits; 'lan.secret' in hali's data
+    /// directory), or the directory where a Secret with the entry lan.secret is mounted. Read at the start only. Needs
+    /// --announce and --plain-port.
+    #[arg(long, env = "MODELCACHE_HALI_SECRET_FILE", value_name = "PATH")]
+    pub hali_secret_file: Option<PathBuf>,
 }
 
 /// Where the cluster's secret is.

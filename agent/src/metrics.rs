@@ -223,6 +223,11 @@ impl Metrics {
         self.heard.show_announcements(counters);
     }
 
+    /// Shows what is heard of machines with hali from now on; the first call counts.
+    pub fn show_hali(&self, counters: Arc<Counters>) {
+        self.heard.show_hali(counters);
+    }
+
     /// Sets the gauges that say how the node stands.
     pub fn show(&self, state: &NodeState) {
         self.connected.set(i64::from(state.connected));

@@ -3,15 +3,13 @@
 //! Each file is a torrent of its own. Its piece hashes are read from the published file once, at the lowest priority, one file
 //! after the other; from then on it can be taken from the plain port, and its magnet link is listed.
 
+mod heralds;
 mod shelf;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use modelcache_swarm::discovery::interfaces::Choice;
-use modelcache_swarm::discovery::lsd::service::LocalService;
-use modelcache_swarm::discovery::service::Peers;
 use modelcache_swarm::engine::{PlainListener, UploaderError};
 use modelcache_swarm::metainfo::file::FileHashes;
 use modelcache_swarm::store::SnapshotStore;
@@ -19,38 +17,23 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::args::LanArgs;
 use crate::core::Public;
 use crate::idle;
 
+pub use heralds::Heralds;
 pub use shelf::{Listed, Place, Shelf};
 
-/// Listens on `addr` and gives what is on the shelf, which is filled with what is `public`, until `stop`. With `lan` the
-/// torrents are named there.
+/// Listens on `addr` and gives what is on the shelf, which is filled with what is `public`, until `stop`. `heralds` name it
+/// on the local network.
 pub async fn start(
     addr: SocketAddr,
     shelf: Arc<Shelf>,
-    lan: Option<&LanArgs>,
+    heralds: Heralds,
     public: watch::Receiver<Public>,
     stop: CancellationToken,
 ) -> Result<JoinHandle<()>, UploaderError> {
     let plain = Plain::bind(addr, shelf).await?;
-    let lsd = lan.and_then(local_service);
-    Ok(tokio::spawn(plain.run(public, lsd, stop)))
-}
-
-/// What names torrents to other clients on the local network (BEP 14). It is only a convenience: without it they are given an
-/// address or a magnet link.
-fn local_service(lan: &LanArgs) -> Option<LocalService> {
-    let choice = Choice {
-        include: lan.lan_interfaces.clone(),
-        exclude: lan.lan_exclude.clone(),
-    };
-    LocalService::start(lan.lan_ttl, choice, Peers::default())
-        .inspect_err(|error| {
-            tracing::warn!(%error, "torrents are not named on the local network");
-        })
-        .ok()
+    Ok(tokio::spawn(plain.run(public, heralds, stop)))
 }
 
 /// The listener, and what it gives.
@@ -73,7 +56,7 @@ impl Plain {
     async fn run(
         self,
         mut public: watch::Receiver<Public>,
-        lsd: Option<LocalService>,
+        heralds: Heralds,
         stop: CancellationToken,
     ) {
         let mut hashing: Option<Hashing> = None;
@@ -85,9 +68,7 @@ impl Plain {
             // What is not wanted any longer ends with the drop.
             hashing = hashing.filter(|one| wanted.get(&one.file.snapshot) == Some(&one.store));
             hashing = hashing.or_else(|| self.next(&wanted, &failed).map(Hashing::start));
-            if let Some(lsd) = &lsd {
-                lsd.name(self.listener.local_addr().port(), self.shelf.large());
-            }
+            heralds.name(self.listener.local_addr().port(), &self.shelf);
             tokio::select! {
                 () = stop.cancelled() => return,
                 changed = public.changed() => {

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use modelcache_swarm::discovery::hali::secret::HaliSecret;
 use modelcache_swarm::discovery::service::Peers;
 use modelcache_swarm::engine::UploaderError;
 use modelcache_swarm::link::{Mode, Security};
@@ -14,13 +15,13 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::args::{RunArgs, coordinator_url};
+use crate::args::{PlainArgs, RunArgs, coordinator_url};
 use crate::coordinator::{Link, LinkConfig};
 use crate::core::{Core, CoreError, Settings};
 use crate::http::{self, Health, HttpError};
 use crate::intent::{Intent, Objects};
 use crate::metrics::Metrics;
-use crate::plain::{self, Shelf};
+use crate::plain::{self, Heralds, Shelf};
 use crate::report::Reports;
 use crate::sources::{Sources, SourcesError};
 use crate::state::NodeState;
@@ -45,6 +46,11 @@ pub enum RunError {
     /// The cluster's secret cannot be used.
     #[error(transparent)]
     Secret(#[from] SecretError),
+    /// Machines with hali could not be told, or of nothing.
+    #[error(
+        "--hali-secret-file needs --announce and --plain-port, because hali is told on the local network what it can take from that port: set both, or leave it out"
+    )]
+    HaliAlone,
     /// Other nodes cannot be looked for.
     #[error(transparent)]
     Sources(#[from] SourcesError),
@@ -75,19 +81,19 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         peer_links,
         peer_port,
         peer,
-        plain_port,
+        plain,
         announce,
         lan,
         tracker,
         metrics_listen,
     } = args;
-    let stop = CancellationToken::new();
-    stop_on_signal(&stop)?;
+    let hali = secret_of_hali(&plain, announce)?;
+    let stop = stop_on_signal()?;
     tell_start(&node_name, &cache_dir);
     let metrics = Arc::new(Metrics::new());
     let health = Arc::new(Health::new());
-    let shelf =
-        (plain_port != 0).then(|| Arc::new(Shelf::new(node_ip, plain_port, metrics.clone())));
+    let port = plain.plain_port;
+    let shelf = (port != 0).then(|| Arc::new(Shelf::new(node_ip, port, metrics.clone())));
     let sources = http::Sources {
         metrics: metrics.clone(),
         health: health.clone(),
@@ -120,8 +126,9 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     let lan = announce.then_some(lan);
     let mut tasks = vec![server];
     if let Some(shelf) = shelf {
-        let addr = everywhere(node_ip, plain_port);
-        tasks.push(plain::start(addr, shelf, lan.as_ref(), core.public(), stop.clone()).await?);
+        let addr = everywhere(node_ip, port);
+        let heralds = Heralds::start(lan.as_ref(), hali, &node_name, &peers, &metrics);
+        tasks.push(plain::start(addr, shelf, heralds, core.public(), stop.clone()).await?);
     }
     let sources = Sources {
         peers,
@@ -151,7 +158,6 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     // Also when the core ended by itself: the kubelet starts the agent anew.
     stop.cancel();
     end(tasks).await;
-    tracing::info!("stopped");
     Ok(())
 }
 
@@ -203,6 +209,17 @@ impl Api {
     }
 }
 
+/// hali's secret, where machines with hali are told what they can take.
+fn secret_of_hali(plain: &PlainArgs, announce: bool) -> Result<Option<HaliSecret>, RunError> {
+    let Some(path) = &plain.hali_secret_file else {
+        return Ok(None);
+    };
+    if !announce || plain.plain_port == 0 {
+        return Err(RunError::HaliAlone);
+    }
+    Ok(Some(HaliSecret::load(path)?))
+}
+
 fn tell_start(node: &str, cache_dir: &Path) {
     let version = env!("CARGO_PKG_VERSION");
     tracing::info!(version, node, cache = %cache_dir.display(), "starting");
@@ -215,6 +232,7 @@ async fn end(tasks: Vec<JoinHandle<()>>) {
             tracing::error!(%error, "a task ended badly");
         }
     }
+    tracing::info!("stopped");
 }
 
 /// All addresses of the family in which the node is known.
@@ -226,16 +244,46 @@ fn everywhere(node_ip: IpAddr, port: u16) -> SocketAddr {
     SocketAddr::new(address, port)
 }
 
-fn stop_on_signal(stop: &CancellationToken) -> Result<(), RunError> {
+/// What is cancelled when the process is told to end.
+fn stop_on_signal() -> Result<CancellationToken, RunError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signals)?;
-    let stop = stop.clone();
+    let stop = CancellationToken::new();
+    let told = stop.clone();
     tokio::spawn(async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        stop.cancel();
+        told.cancel();
     });
-    Ok(())
+    Ok(stop)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::args::{Cli, Command};
+
+    #[tokio::test]
+    async fn hali_is_not_told_by_halves() {
+        for set in [&["--announce"][..], &["--plain-port=9493"], &[]] {
+            let fixed = [
+                "agent",
+                "run",
+                "--node-name=a",
+                "--node-ip=10.0.0.1",
+                "--coordinator=ws://operator:9489",
+                "--hali-secret-file=/nowhere",
+            ];
+            let cli = Cli::parse_from(fixed.into_iter().chain(set.iter().copied()));
+            let Command::Run(args) = cli.command else {
+                panic!("another command");
+            };
+            let refused = run(*args).await.unwrap_err().to_string();
+            assert!(refused.contains("--announce and --plain-port"), "{refused}");
+        }
+    }
 }

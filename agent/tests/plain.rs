@@ -23,7 +23,7 @@ use axum::Router;
 use axum::routing::get;
 use librqbit::{AddTorrent, AddTorrentOptions, Session, SessionOptions};
 use modelcache_agent::metrics::Metrics;
-use modelcache_agent::plain::{self, Listed, Shelf};
+use modelcache_agent::plain::{self, Heralds, Listed, Shelf};
 use support::agent::Agent;
 use support::coordinator::Coordinator;
 use support::hub::Hub;
@@ -79,7 +79,7 @@ impl Giving {
         plain::start(
             addr,
             shelf.clone(),
-            None,
+            Heralds::default(),
             agent.public.clone(),
             stop.clone(),
         )

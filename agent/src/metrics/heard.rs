@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
+use modelcache_swarm::discovery::hali;
 use modelcache_swarm::discovery::refusal::{Counters, Refusal};
 use modelcache_swarm::discovery::service::Peers;
 use modelcache_swarm::discovery::table::Age;
@@ -21,13 +22,25 @@ pub(super) struct Heard(Arc<Shown>);
 #[derive(Debug, Default)]
 struct Shown {
     announcements: OnceLock<Arc<Counters>>,
+    hali: OnceLock<Arc<Counters>>,
     peers: OnceLock<Peers>,
 }
 
 impl Collector for Heard {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         if let Some(counters) = self.0.announcements.get() {
-            announcements(&mut encoder, counters)?;
+            let about = (
+                "announcements",
+                "Announcements of other nodes on the local network, by whether they were believed and why not.",
+            );
+            datagrams(&mut encoder, about, counters, &Refusal::ALL)?;
+        }
+        if let Some(counters) = self.0.hali.get() {
+            let about = (
+                "hali_packets",
+                "Packets of machines with hali on the local network, by whether they were believed and why not.",
+            );
+            datagrams(&mut encoder, about, counters, &hali::REFUSALS)?;
         }
         match self.0.peers.get() {
             Some(known) => peers(&mut encoder, known),
@@ -43,19 +56,26 @@ impl Heard {
     }
 
     /// Shows these from now on; the first call counts.
+    pub(super) fn show_hali(&self, counters: Arc<Counters>) {
+        let _ = self.0.hali.set(counters);
+    }
+
+    /// Shows these from now on; the first call counts.
     pub(super) fn show_peers(&self, peers: Peers) {
         let _ = self.0.peers.set(peers);
     }
 }
 
-fn announcements(encoder: &mut DescriptorEncoder<'_>, counters: &Counters) -> fmt::Result {
-    let mut datagrams = encoder.encode_descriptor(
-        "announcements",
-        "Announcements of other nodes on the local network, by whether they were believed and why not.",
-        None,
-        MetricType::Counter,
-    )?;
-    let refused = Refusal::ALL.map(|reason| (reason.name(), counters.refused(reason)));
+/// What became of datagrams that may be refused for these reasons.
+fn datagrams(
+    encoder: &mut DescriptorEncoder<'_>,
+    (name, help): (&str, &str),
+    counters: &Counters,
+    refusals: &[Refusal],
+) -> fmt::Result {
+    let mut datagrams = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    let refused = refusals.iter();
+    let refused = refused.map(|reason| (reason.name(), counters.refused(*reason)));
     for (result, count) in [("accepted", counters.accepted())]
         .into_iter()
         .chain(refused)

@@ -46,7 +46,8 @@ fn filled() -> (Metrics, NodeState) {
     let address = "10.0.0.1:9492".parse().unwrap();
     let origin = modelcache_swarm::discovery::table::Origin::Static;
     peers.lock().heard(address, origin, &[], Instant::now());
-    metrics.show_announcements(counters);
+    metrics.show_announcements(counters.clone());
+    metrics.show_hali(counters);
     metrics.show_peers(peers);
     (metrics, state)
 }
@@ -64,6 +65,7 @@ fn names_labels_and_help_are_as_documented() {
         "# TYPE modelcache_agent_announcements_total counter",
         "modelcache_agent_announcements_total{result=\"replayed\"} 1",
         "modelcache_agent_announcements_total{result=\"accepted\"} 0",
+        "modelcache_agent_hali_packets_total{result=\"replayed\"} 1",
         "modelcache_agent_known_peers{origin=\"static\",age=\"fresh\",verified=\"no\"} 1",
     ] {
         assert!(text.lines().any(|have| have == line), "{line}\n{text}");

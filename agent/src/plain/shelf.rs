@@ -6,6 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, Weak};
 
 use modelcache_swarm::discovery::announcement::ContentId;
+use modelcache_swarm::discovery::hali::name::model_name;
+use modelcache_swarm::discovery::hali::packet::Seed;
 use modelcache_swarm::engine::{SegmentSource, Served};
 use modelcache_swarm::metainfo::file::{FileHashes, FileTorrent, Kind, piece_bytes};
 use modelcache_swarm::segment::{BlobId, SegmentIo};
@@ -33,8 +35,13 @@ impl Place {
     /// The last part of its path.
     #[must_use]
     pub fn name(&self) -> &str {
-        self.path.rsplit('/').next().unwrap_or(&self.path)
+        last(&self.path)
     }
+}
+
+/// The last part of a path.
+fn last(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
 }
 
 /// A file that can be taken, for people and programs.
@@ -189,6 +196,32 @@ impl Shelf {
             .iter()
             .filter(|(_, (place, _))| matches!(place.blob, BlobId::Sha256(_)));
         large.map(|(hash, _)| ContentId(*hash)).collect()
+    }
+
+    /// The GGUF files, as hali names them. A name that stands for several files of a snapshot is left out, because who asks
+    /// for one of them could be given another.
+    pub(super) fn ggufs(&self) -> Vec<Seed> {
+        let index = self.read();
+        let seeds = index.files.iter().filter_map(|(place, given)| {
+            let snapshot = given.store.snapshot();
+            let named = |path: &str| model_name(&snapshot.repository, last(path));
+            let name = named(&place.path)?;
+            let others = snapshot.files.iter().filter(|file| file.path != place.path);
+            if others
+                .into_iter()
+                .any(|file| named(&file.path).as_ref() == Some(&name))
+            {
+                return None;
+            }
+            Seed::new(
+                &name,
+                given.hybrid.info_hash,
+                given.hybrid.torrent.info_hash_v2(),
+                &snapshot.repository,
+                &snapshot.commit,
+            )
+        });
+        seeds.collect()
     }
 
     /// Everything that can be taken.

@@ -193,15 +193,22 @@ impl Hosts {
         format!("{}-{host}", self.prefix)
     }
 
+    /// A program that will run in a host.
+    pub fn command(&self, host: u8, program: &str) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.name(host), program]);
+        command
+    }
+
     /// Starts the agent of a host, without API server and coordinator. It knows what lies in `cache`, and nothing else.
     pub fn start(&self, host: u8, cache: &Path, settings: &Path, more: &[String]) -> Agent {
         let log = settings.join(format!("{}.log", self.name(host)));
         let file = File::create(&log).unwrap();
         let address = self.network.address(host);
         let metrics = SocketAddr::new(address, METRICS_PORT);
-        let child = Command::new("ip")
-            .args(["netns", "exec", &self.name(host)])
-            .args([env!("CARGO_BIN_EXE_modelcache-agent"), "run", "--announce"])
+        let child = self
+            .command(host, env!("CARGO_BIN_EXE_modelcache-agent"))
+            .args(["run", "--announce"])
             .arg(format!("--node-name=node-{host}"))
             .arg(format!("--node-ip={address}"))
             .arg(format!("--metrics-listen={metrics}"))

@@ -3,6 +3,7 @@
 //! Two of them hold a model. Others know from disk what they should hold, and nobody tells them where that is.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod hali;
 mod hosts;
 // Each test uses a part of it.
 #[allow(
@@ -51,7 +52,7 @@ fn objects(snapshot: &Snapshot) -> Objects {
         repository: snapshot.repository.clone(),
         revision: snapshot.revision.clone(),
         commit: snapshot.commit.clone(),
-        public: false,
+        public: true,
         files: snapshot.files.iter().map(file).collect(),
         segment_bytes: i64::try_from(snapshot.sizes.segment_bytes).unwrap(),
         piece_bytes: i64::from(snapshot.sizes.piece_bytes),
@@ -61,7 +62,7 @@ fn objects(snapshot: &Snapshot) -> Objects {
         snapshots: vec![NodeSnapshot {
             name: "m".to_owned(),
             source: SourcePolicy::PeersFirst,
-            plain_bit_torrent: false,
+            plain_bit_torrent: true,
             models: vec![NodeModel {
                 cache: "tests".to_owned(),
                 model: "m".to_owned(),
@@ -85,15 +86,20 @@ fn fill(cache: &Path, model: &Model) {
     });
 }
 
-fn write_settings(directory: &Path) {
-    let mut key = File::options()
+/// A file that only its user may read.
+fn write_secret(file: &Path, secret: &str) {
+    let mut file = File::options()
         .write(true)
         .create_new(true)
         .mode(0o600)
-        .open(directory.join("key"))
+        .open(file)
         .unwrap();
-    key.write_all(b"000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f")
-        .unwrap();
+    file.write_all(secret.as_bytes()).unwrap();
+}
+
+fn write_settings(directory: &Path) {
+    let key = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+    write_secret(&directory.join("key"), key);
     let kubeconfig = "{apiVersion: v1, kind: Config, current-context: c,
         contexts: [{name: c, context: {cluster: c, user: u}}], users: [{name: u, user: {}}],
         clusters: [{name: c, cluster: {server: 'http://127.0.0.1:1'}}]}";

@@ -92,4 +92,10 @@ prometheus.io/path: /metrics
 {{- end }}
 {{- end }}
 {{- end }}
+{{- with .Values.agent.discovery.hali }}
+{{- if not (and $.Values.agent.discovery.announce $.Values.agent.plainBitTorrent.port) }}
+{{- fail "agent.discovery.hali needs agent.discovery.announce and agent.plainBitTorrent.port, because hali is told on the nodes' network what it can take from that port: set both, or leave it out" }}
+{{- end }}
+- {name: MODELCACHE_HALI_SECRET_FILE, value: /var/run/secrets/modelcache-hali}
+{{- end }}
 {{- end -}}

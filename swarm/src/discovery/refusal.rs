@@ -22,15 +22,18 @@ pub enum Refusal {
     Replayed,
     /// It may have been heard before this process started, or before its sender was forgotten.
     PossiblyReplayed,
-    /// It comes from an address that it does not name as its sender's.
+    /// It comes from an address that it does not name as its sender's, or, where it names none, that is in no network of
+    /// this machine.
     Elsewhere,
     /// Its source has sent too much.
     TooMany,
+    /// It is of hali, which uses the same group and port.
+    Hali,
 }
 
 impl Refusal {
     /// Every reason, in the order in which they are shown.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Malformed,
         Self::Version,
         Self::Missing,
@@ -41,6 +44,7 @@ impl Refusal {
         Self::PossiblyReplayed,
         Self::Elsewhere,
         Self::TooMany,
+        Self::Hali,
     ];
 
     /// Its name in metrics.
@@ -57,6 +61,7 @@ impl Refusal {
             Self::PossiblyReplayed => "possibly_replayed",
             Self::Elsewhere => "elsewhere",
             Self::TooMany => "too_many",
+            Self::Hali => "hali",
         }
     }
 
@@ -76,6 +81,9 @@ impl Refusal {
                 "somebody relays announcements, or an address translator is in between"
             }
             Self::TooMany => "somebody floods this network",
+            Self::Hali => {
+                "normal where machines run hali; with --hali-secret-file they and nodes know of each other"
+            }
         }
     }
 }

@@ -41,6 +41,8 @@ pub enum Origin {
     Tracker,
     /// A BitTorrent client said so by local service discovery (BEP 14), unsigned.
     LocalService,
+    /// A machine with hali said so. Its packet is signed, but not its address, and what it seeds is its word only.
+    Hali,
 }
 
 impl Origin {
@@ -52,12 +54,13 @@ impl Origin {
             Self::Announcement => "announcement",
             Self::Tracker => "tracker",
             Self::LocalService => "lsd",
+            Self::Hali => "hali",
         }
     }
 
     /// Whether somebody with the shared secret, or the administrator, stands for it.
     fn vouched(self) -> bool {
-        self != Self::LocalService
+        !matches!(self, Self::LocalService | Self::Hali)
     }
 }
 

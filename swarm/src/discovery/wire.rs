@@ -21,6 +21,7 @@ use super::announcement::{
     Page,
 };
 use super::clock::UnixMillis;
+use super::hali;
 use super::refusal::Refusal;
 use crate::secret::{Key, KeyId, Keyring, Purpose};
 
@@ -117,6 +118,9 @@ fn mac_key(key: &Key) -> hmac::Key {
 
 /// Checks the signature of a datagram and reads it. Says nothing about its time or whether it was heard before.
 pub fn decode(datagram: &[u8], ring: &Keyring) -> Result<Announcement, Refusal> {
+    if hali::is_packet(datagram) {
+        return Err(Refusal::Hali);
+    }
     if datagram.len() > MAX_DATAGRAM {
         return Err(Refusal::Malformed);
     }

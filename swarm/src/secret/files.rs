@@ -26,7 +26,7 @@ const MAX_FILE_BYTES: usize = 256;
 pub enum SecretError {
     /// A file is missing or cannot be read.
     #[error(
-        "the secret {path} cannot be read: {source}; mount the Secret there, or copy its entry 'current' into that file"
+        "the secret {path} cannot be read: {source}; mount the Secret there, or copy its entry into that file"
     )]
     Read {
         /// Which file.
@@ -84,6 +84,20 @@ impl Keyring {
     }
 }
 
+/// Reads a secret that is none of the cluster's: from the entry `entry` of a Secret that is mounted at `path`, from the file of
+/// that name in the directory `path`, or from the file `path`. Blocks. Who else may read it is asked as of [`Keyring::load`].
+pub(crate) fn read_other<T>(
+    path: &Path,
+    entry: &str,
+    parse: impl FnOnce(&str) -> Result<T, KeyError>,
+) -> Result<T, SecretError> {
+    match fs::canonicalize(path.join(KUBELET_LINK)) {
+        Ok(mounted) => read_as(&mounted.join(entry), Guard::Pod, parse),
+        Err(_) if path.is_dir() => read_as(&path.join(entry), Guard::Mode, parse),
+        Err(_) => read_as(path, Guard::Mode, parse),
+    }
+}
+
 /// What keeps others from reading a file.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Guard {
@@ -94,6 +108,14 @@ enum Guard {
 }
 
 fn read(path: &Path, guard: Guard) -> Result<Key, SecretError> {
+    read_as(path, guard, Key::parse)
+}
+
+fn read_as<T>(
+    path: &Path,
+    guard: Guard,
+    parse: impl FnOnce(&str) -> Result<T, KeyError>,
+) -> Result<T, SecretError> {
     let failed = |source| SecretError::Read {
         path: path.to_owned(),
         source,
@@ -122,5 +144,5 @@ fn read(path: &Path, guard: Guard) -> Result<Key, SecretError> {
             io::ErrorKind::InvalidData => malformed(KeyError::Malformed),
             _ => failed(error),
         })?;
-    Key::parse(&text).map_err(malformed)
+    parse(&text).map_err(malformed)
 }

@@ -12,6 +12,7 @@ mod keys;
 
 use std::sync::Arc;
 
+pub(crate) use files::read_other;
 pub use files::{CURRENT, PREVIOUS, SecretError};
 pub use key::{Key, KeyError, KeyId, Purpose};
 pub use keys::{KeySetter, Keys};

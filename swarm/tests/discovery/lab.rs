@@ -12,6 +12,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use modelcache_swarm::discovery::announcement::{ContentId, NodeName};
+use modelcache_swarm::discovery::hali;
+use modelcache_swarm::discovery::hali::packet::Seed;
+use modelcache_swarm::discovery::hali::secret::HaliSecret;
+use modelcache_swarm::discovery::hali::service::HaliService;
 use modelcache_swarm::discovery::interfaces::Choice;
 use modelcache_swarm::discovery::lsd::service::LocalService;
 use modelcache_swarm::discovery::refusal::Counters;
@@ -166,6 +170,32 @@ impl Lab {
         (peers, end)
     }
 
+    /// Starts a node that tells machines with hali that it has these seeds, and says whom it hears.
+    pub fn start_hali(
+        &self,
+        host: u8,
+        secret: HaliSecret,
+        seeds: Vec<Seed>,
+    ) -> (Peers, Arc<Counters>, End) {
+        let peers = Peers::default();
+        let table = peers.clone();
+        let (tell, told) = mpsc::channel();
+        let end = self.run(host, move |stopped| async move {
+            let settings = hali::service::Settings {
+                secret,
+                node: name(host).to_string(),
+                interfaces: Choice::default(),
+                intervals: intervals(),
+                tolerance: tolerance(),
+            };
+            let service = HaliService::start(settings, table).unwrap();
+            service.name(PORT, seeds);
+            tell.send(service.counters()).unwrap();
+            let _ = stopped.await;
+        });
+        (peers, told.recv().unwrap(), end)
+    }
+
     /// Runs something in a host until it ends by itself, after it was asked to.
     fn run<F: Future<Output = ()>>(
         &self,
@@ -198,6 +228,15 @@ impl Drop for Lab {
     }
 }
 
+fn intervals() -> Intervals {
+    Intervals {
+        start: Duration::from_millis(200),
+        least: Duration::from_millis(300),
+        most: Duration::from_millis(500),
+        spacing: Duration::from_millis(100),
+    }
+}
+
 /// How a node on a host announces itself.
 pub fn settings(host: u8, keys: Keys) -> Settings {
     Settings {
@@ -209,16 +248,15 @@ pub fn settings(host: u8, keys: Keys) -> Settings {
         keys,
         group: GROUP,
         interfaces: Choice::default(),
-        intervals: Intervals {
-            start: Duration::from_millis(200),
-            least: Duration::from_millis(300),
-            most: Duration::from_millis(500),
-            spacing: Duration::from_millis(100),
-        },
-        tolerance: Tolerance {
-            ahead: Duration::from_secs(1),
-            ..Tolerance::default()
-        },
+        intervals: intervals(),
+        tolerance: tolerance(),
+    }
+}
+
+fn tolerance() -> Tolerance {
+    Tolerance {
+        ahead: Duration::from_secs(1),
+        ..Tolerance::default()
     }
 }
 

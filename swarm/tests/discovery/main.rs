@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod attack;
+mod hali;
 mod lab;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use modelcache_swarm::discovery::refusal::Refusal;
+
 use super::super::finding::Finding;
 use super::{Heard, Way};
 
@@ -110,7 +112,11 @@ fn broadcast(heard: &Heard, port: u16) -> Finding {
 
 fn refused(heard: &Heard) -> Finding {
     let check = "announcements";
-    let counted: Vec<_> = heard.refused.values().collect();
+    let counted = heard.refused.values();
+    // Machines with hali are nothing to worry about.
+    let counted: Vec<_> = counted
+        .filter(|(_, reason)| *reason != Refusal::Hali)
+        .collect();
     if counted.is_empty() {
         return Finding::ok(check, "none refused");
     }
@@ -132,7 +138,6 @@ mod tests {
     use std::collections::BTreeMap;
 
     use modelcache_swarm::discovery::announcement::NodeName;
-    use modelcache_swarm::discovery::refusal::Refusal;
 
     use super::super::super::finding::Verdict;
     use super::super::MAX_REMEMBERED;
@@ -197,6 +202,15 @@ mod tests {
             );
         }
         assert_eq!(heard.strangers().len(), MAX_REMEMBERED);
+        assert_eq!(verdicts(&heard), "ffw");
+    }
+
+    #[test]
+    fn machines_with_hali_are_no_trouble() {
+        let mut heard = heard(&[], &[]);
+        heard.refuse(Refusal::Hali, [10, 0, 0, 1].into());
+        assert_eq!(verdicts(&heard), "ffo");
+        heard.refuse(Refusal::Malformed, [10, 0, 0, 1].into());
         assert_eq!(verdicts(&heard), "ffw");
     }
 }

@@ -11,11 +11,14 @@
 mod support;
 
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use modelcache_agent::reasons;
 use modelcache_crds::model_cache_node::Phase;
-use modelcache_swarm::coordination::AgentMessage;
+use modelcache_swarm::coordination::{AgentMessage, Held};
+use modelcache_swarm::discovery::table::Origin;
+use modelcache_swarm::plan;
+use modelcache_swarm::segment::PieceHashes;
 use modelcache_swarm::snapshot::Snapshot;
 use support::agent::Agent;
 use support::coordinator::Coordinator;
@@ -192,6 +195,59 @@ async fn of_what_a_lying_fetcher_spoilt_only_that_is_moved_again() {
         kept += line.map_or(0, |count| count.parse::<u32>().unwrap());
     }
     assert!(kept > 0, "what was right is moved a second time");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_from_which_nothing_comes_is_known_as_that() {
+    let hub = Hub::start().await;
+    let mut model = Model::default();
+    model.add("model.bin", bytes(8, 3 << 20));
+    let snapshot = model.snapshot("ghostly");
+    let coordinator = Coordinator::start(hub.access());
+    let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let gone = gone.local_addr().unwrap();
+    let held: Vec<Held> = plan::cut(&snapshot)
+        .iter()
+        .map(|segment| {
+            let pieces = segment
+                .len()
+                .div_ceil(u64::from(snapshot.sizes.piece_bytes));
+            Held {
+                segment: segment.index,
+                pieces: PieceHashes::new(vec![[0; 20]; usize::try_from(pieces).unwrap()]),
+                verified: true,
+            }
+        })
+        .collect();
+    let (ghost, _orders) = coordinator.connect("ghost", gone).await;
+    let track = AgentMessage::Track {
+        snapshot: "ghostly".to_owned(),
+        segments: u32::try_from(held.len()).unwrap(),
+        held,
+    };
+    ghost.send(track).unwrap();
+
+    let cache = tempfile::tempdir().unwrap();
+    let wish = intent(&[snapshot]);
+    let agent = Agent::start("node", cache.path(), &coordinator, wish).await;
+    let now = Instant::now();
+    agent.peers.lock().heard(gone, Origin::Static, &[], now);
+    agent.peers.lock().verified(gone, now);
+    let reached = || {
+        let peers = agent.peers.lock();
+        peers
+            .peers(now)
+            .iter()
+            .any(|(_, peer)| peer.verified.is_some())
+    };
+    let failing = async {
+        while reached() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let failed = tokio::time::timeout(Duration::from_secs(60), failing).await;
+    assert!(failed.is_ok(), "it counts as one that was reached");
+    agent.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

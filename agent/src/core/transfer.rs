@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use modelcache_swarm::coordination::Held;
-use modelcache_swarm::engine::Take;
+use modelcache_swarm::engine::{Take, TakeError};
 use modelcache_swarm::origin::OriginClient;
 use modelcache_swarm::segment::{PieceHashes, Segment, SegmentIo};
 use modelcache_swarm::store::{SnapshotStore, Source, StoreError};
@@ -172,10 +172,21 @@ impl Transfer {
                 let on_bytes = move |bytes| {
                     received.inc_by(bytes);
                 };
-                self.context.engine.take(take, on_bytes).await?;
-                self.context.peers.lock().verified(*address, Instant::now());
+                let taken = self.context.engine.take(take, on_bytes).await;
+                self.note(*address, &taken);
+                taken?;
                 Ok(Brought::Pieces(pieces.clone(), io, Some(Source::Peer)))
             }
+        }
+    }
+
+    /// What a take says of the address that it came from.
+    fn note(&self, address: SocketAddr, taken: &Result<(), TakeError>) {
+        let (mut peers, now) = (self.context.peers.lock(), Instant::now());
+        match taken {
+            Ok(()) => peers.verified(address, now),
+            Err(error) if error.is_of_the_link() => peers.failed(address, now),
+            Err(_) => {}
         }
     }
 

@@ -196,6 +196,17 @@ pub enum TakeError {
     },
 }
 
+impl TakeError {
+    /// Whether there was no link to the holder, or none that lasted or carried anything.
+    #[must_use]
+    pub fn is_of_the_link(&self) -> bool {
+        matches!(
+            self,
+            Self::Lost { .. } | Self::Link { .. } | Self::Stalled { .. }
+        )
+    }
+}
+
 /// The receiving side: one librqbit session in a thread of its own. Clones share it.
 #[derive(Clone)]
 pub struct Engine {

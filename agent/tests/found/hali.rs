@@ -4,10 +4,10 @@ use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
 
-use modelcache_agent::intent;
+use modelcache_agent::state_file;
 use serde_json::Value;
 
-use super::hosts::{Carries, Hosts, address};
+use super::hosts::{Carries, Hosts, Network};
 use super::support::model::{Model, bytes};
 use super::{READY, fill, objects, write_secret, write_settings};
 
@@ -89,11 +89,11 @@ fn a_machine_with_hali_hears_of_a_file_and_takes_it() {
         eprintln!("SKIPPED: {PYTHON} has no libtorrent; install the package python3-libtorrent");
         return;
     }
-    let carries = Carries {
+    let network = Network::Switch(Carries {
         multicast: true,
         broadcast: false,
-    };
-    let Some(hosts) = Hosts::new(2, carries) else {
+    });
+    let Some(hosts) = Hosts::new(2, network) else {
         return;
     };
     let mut model = Model::default();
@@ -119,13 +119,13 @@ fn a_machine_with_hali_hears_of_a_file_and_takes_it() {
     let [cache, taken] = ["cache", "taken"].map(|name| settings.join(name));
     fs::create_dir(&cache).unwrap();
     fs::create_dir(&taken).unwrap();
-    let file = intent::state_path(&cache, "intent.json");
-    intent::save(&file, &objects(&model.snapshot("m"))).unwrap();
+    let file = state_file::path(&cache, "intent.json");
+    state_file::save(&file, &objects(&model.snapshot("m"))).unwrap();
     fill(&cache, &model);
 
     let mut machine = hosts.command(2, PYTHON);
-    machine.args(["-c", MACHINE, &address(2).to_string()]);
-    machine.args([&address(1).to_string(), SECRET]);
+    machine.args(["-c", MACHINE, &network.address(2).to_string()]);
+    machine.args([&network.address(1).to_string(), SECRET]);
     machine.arg(&taken).stdin(Stdio::piped());
     let mut machine = Machine(machine.stdout(Stdio::piped()).spawn().unwrap());
     let more = [

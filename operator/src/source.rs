@@ -352,11 +352,11 @@ mod tests {
         let commit = "c".repeat(40);
         let mut git = one_file("b", 5);
         git.blob = BlobId::Git([0xbb; 20]);
-        let files = [one_file("a", 3 << 20), git, one_file("c", 0)];
+        let files = [one_file("a", 3 << 18), git, one_file("c", 0)];
         let (object, told) = snapshot(&source, &commit, &files, true).unwrap();
         assert_eq!(facts(&object), told);
         assert_eq!(told.source, source.hash());
-        assert_eq!(told.size_bytes, (3 << 20) + 5);
+        assert_eq!(told.size_bytes, (3 << 18) + 5);
         assert_eq!(told.segments, 4);
         assert_eq!(object.spec.files[1].sha256, None);
         assert!(object.spec.files[0].sha256.is_some());

@@ -9,8 +9,10 @@
 mod accept;
 mod ask;
 mod back;
+mod extensions;
 mod forward;
 mod metadata;
+mod pex;
 mod plain;
 mod serve;
 mod source;

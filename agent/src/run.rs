@@ -1,6 +1,6 @@
 //! Wires the parts together: the core, the API server, the coordinator, metrics and probes.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -14,13 +14,13 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::args::{RunArgs, coordinator_url};
+use crate::args::{DhtArgs, LanArgs, RunArgs, coordinator_url};
 use crate::coordinator::{Link, LinkConfig};
 use crate::core::{Core, CoreError, Settings};
 use crate::http::{self, Health, HttpError};
 use crate::intent::{self, Objects, StateFileError};
 use crate::metrics::Metrics;
-use crate::plain::{self, Shelf};
+use crate::plain::{self, Shelf, dht};
 use crate::report::Reports;
 use crate::sources::{Sources, SourcesError};
 use crate::watch::Follow;
@@ -37,6 +37,9 @@ pub enum RunError {
     /// Other BitTorrent clients cannot be served.
     #[error(transparent)]
     Plain(#[from] UploaderError),
+    /// The DHT would lead others nowhere.
+    #[error("--dht-port is set and --plain-port is not: set both, or neither")]
+    DhtWithoutPort,
     /// The agent's own state cannot be read.
     #[error(transparent)]
     State(#[from] StateFileError),
@@ -63,6 +66,7 @@ pub enum RunError {
 
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(args: RunArgs) -> Result<(), RunError> {
+    check(&args)?;
     let RunArgs {
         node_name,
         node_ip,
@@ -74,6 +78,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         peer_port,
         peer,
         plain_port,
+        dht,
         announce,
         lan,
         tracker,
@@ -129,10 +134,8 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     let here = core.peer_address();
     let lan = announce.then_some(lan);
     let mut tasks = vec![server];
-    if let Some(shelf) = shelf {
-        let addr = everywhere(node_ip, plain_port);
-        tasks.push(plain::start(addr, shelf, lan.as_ref(), core.public(), stop.clone()).await?);
-    }
+    let plain = everywhere(node_ip, plain_port);
+    tasks.extend(give(plain, dht, shelf, lan.as_ref(), &core, &metrics, &stop).await?);
     let sources = Sources {
         peers,
         named: peer,
@@ -164,6 +167,40 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     end(tasks).await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Whether the options go together.
+fn check(args: &RunArgs) -> Result<(), RunError> {
+    if args.dht.dht_port != 0 && args.plain_port == 0 {
+        return Err(RunError::DhtWithoutPort);
+    }
+    Ok(())
+}
+
+/// Starts what gives files on the shelf to other BitTorrent clients at `plain`, and what leads them there.
+async fn give(
+    plain: SocketAddr,
+    dht: DhtArgs,
+    shelf: Option<Arc<Shelf>>,
+    lan: Option<&LanArgs>,
+    core: &Core,
+    metrics: &Arc<Metrics>,
+    stop: &CancellationToken,
+) -> Result<Vec<JoinHandle<()>>, RunError> {
+    let mut tasks = Vec::new();
+    let Some(shelf) = shelf else {
+        return Ok(tasks);
+    };
+    if dht.dht_port != 0 {
+        let settings = dht::Settings {
+            listen: SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, dht.dht_port),
+            bootstrap: dht.dht_bootstrap,
+            plain_port: plain.port(),
+        };
+        tasks.push(dht::start(settings, &shelf, metrics.clone(), stop.clone()));
+    }
+    tasks.push(plain::start(plain, shelf, lan, core.public(), stop.clone()).await?);
+    Ok(tasks)
 }
 
 fn tell_start(node: &str, cache_dir: &Path) {

@@ -1,6 +1,6 @@
 //! Which files other BitTorrent clients can take now, by info hash.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, Weak};
@@ -12,8 +12,9 @@ use modelcache_swarm::segment::{BlobId, SegmentIo};
 use modelcache_swarm::store::SnapshotStore;
 use prometheus_client::metrics::counter::Counter;
 use serde::Serialize;
+use tokio::sync::watch;
 
-use crate::core::Public;
+use crate::core::{Learn, Public};
 use crate::metrics::{Metrics, Model};
 
 type InfoHash = [u8; 20];
@@ -99,6 +100,8 @@ pub struct Shelf {
     peer: SocketAddr,
     metrics: Arc<Metrics>,
     index: RwLock<Index>,
+    /// Torrents of which the DHT is told.
+    in_dht: watch::Sender<BTreeSet<InfoHash>>,
 }
 
 #[derive(Default)]
@@ -106,6 +109,8 @@ struct Index {
     files: BTreeMap<Place, Arc<Given>>,
     /// Two files of the same name and content have the same torrents.
     by_hash: HashMap<InfoHash, (Place, Arc<Given>)>,
+    /// How others learn where the files of each snapshot are.
+    learn: BTreeMap<String, Learn>,
 }
 
 impl Index {
@@ -115,6 +120,16 @@ impl Index {
             hashes.map(|hash| (hash, (place.clone(), given.clone())))
         });
         self.by_hash = offers.collect();
+    }
+
+    /// Torrents of which others are told unasked: those of files that the hub keeps in LFS, configuration and the like left out.
+    fn large(&self, of: impl Fn(&Learn) -> bool) -> BTreeSet<InfoHash> {
+        let large = self.files.iter().filter(|(place, _)| {
+            let learn = self.learn.get(&place.snapshot);
+            matches!(place.blob, BlobId::Sha256(_)) && learn.is_some_and(&of)
+        });
+        let offers = large.flat_map(|(_, given)| given.offers());
+        offers.map(|offer| offer.info_hash).collect()
     }
 }
 
@@ -126,6 +141,7 @@ impl Shelf {
             peer: SocketAddr::new(node_ip, port),
             metrics,
             index: RwLock::default(),
+            in_dht: watch::Sender::default(),
         }
     }
 
@@ -133,22 +149,35 @@ impl Shelf {
         self.index.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has `change` change the files.
-    fn change(&self, change: impl FnOnce(&mut BTreeMap<Place, Arc<Given>>)) {
+    /// Has `change` change the index.
+    fn change(&self, change: impl FnOnce(&mut Index)) {
         let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
         let before = index.files.len();
-        change(&mut index.files);
+        change(&mut index);
         if index.files.len() != before {
             index.sort();
         }
+        let in_dht = index.large(|learn| learn.dht);
+        self.in_dht.send_if_modified(|old| {
+            let changed = *old != in_dht;
+            *old = in_dht;
+            changed
+        });
         let files = i64::try_from(index.files.len()).unwrap_or(i64::MAX);
         self.metrics.plain_files.set(files);
     }
 
-    /// Takes off whatever is of none of these snapshots.
+    /// Takes off whatever is of none of these snapshots, and notes how others learn of the rest.
     pub(super) fn keep(&self, public: &Public) {
-        self.change(|files| {
-            files.retain(|place, given| public.get(&place.snapshot) == Some(&given.store));
+        self.change(|index| {
+            index.files.retain(|place, given| {
+                let public = public.get(&place.snapshot);
+                public.is_some_and(|public| public.store == given.store)
+            });
+            let learn = public.iter();
+            index.learn = learn
+                .map(|(name, public)| (name.clone(), public.learn.clone()))
+                .collect();
         });
     }
 
@@ -165,21 +194,22 @@ impl Shelf {
             hybrid: offer(Kind::Hybrid),
             sent: self.metrics.plain_sent.get_or_create(&model).clone(),
         };
-        self.change(|files| drop(files.insert(place, Arc::new(given))));
+        self.change(|index| drop(index.files.insert(place, Arc::new(given))));
     }
 
     pub(super) fn has(&self, place: &Place) -> bool {
         self.read().files.contains_key(place)
     }
 
-    /// Torrents of files that the hub keeps in LFS: what others are told unasked, configuration and the like left out.
+    /// Torrents of which others are told unasked.
     pub(super) fn large(&self) -> Vec<ContentId> {
-        let index = self.read();
-        let large = index
-            .by_hash
-            .iter()
-            .filter(|(_, (place, _))| matches!(place.blob, BlobId::Sha256(_)));
-        large.map(|(hash, _)| ContentId(*hash)).collect()
+        let large = self.read().large(|_| true);
+        large.into_iter().map(ContentId).collect()
+    }
+
+    /// Torrents of which the DHT is told, from now on.
+    pub(super) fn in_dht(&self) -> watch::Receiver<BTreeSet<InfoHash>> {
+        self.in_dht.subscribe()
     }
 
     /// Everything that can be taken.
@@ -234,6 +264,20 @@ impl SegmentSource for Shelf {
             io,
             metadata: Some(offer.info.clone()),
         })
+    }
+
+    fn exchange(&self, info_hash: InfoHash) -> Option<Vec<SocketAddr>> {
+        let index = self.read();
+        // Each of the snapshots that have the torrent may allow it.
+        let given = index.files.iter();
+        let given = given.filter(|(_, given)| given.offer(info_hash).is_some());
+        let learn = given.filter_map(|(place, _)| index.learn.get(&place.snapshot)?.pex.as_ref());
+        let others = learn.max_by_key(|others| others.len())?;
+        // All nodes have the same settings.
+        let others = others
+            .iter()
+            .map(|ip| SocketAddr::new(*ip, self.peer.port()));
+        Some(others.collect())
     }
 }
 

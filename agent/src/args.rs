@@ -2,9 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use modelcache_swarm::discovery::named::NamedPeer;
+use modelcache_swarm::discovery::named::{NamedPeer, NamedPeerError};
 use modelcache_swarm::discovery::service::GROUP;
 use modelcache_swarm::link::Mode;
 use modelcache_swarm::tracker::client::TrackerUrl;
@@ -183,6 +184,44 @@ pub struct PlainArgs {
     /// --announce and --plain-port.
     #[arg(long, env = "MODELCACHE_HALI_SECRET_FILE", value_name = "PATH")]
     pub hali_secret_file: Option<PathBuf>,
+    /// How the DHT is used.
+    #[command(flatten)]
+    pub dht: DhtArgs,
+}
+
+/// How the DHT is used.
+#[derive(Clone, Debug, Args)]
+pub struct DhtArgs {
+    /// UDP port of a node of the DHT (BEP 5) that announces files at the plain port, of models whose ModelCache allows that
+    /// too. It runs only while there are such. IPv4 only. 0: none.
+    #[arg(long, env = "MODELCACHE_DHT_PORT", default_value_t = 0)]
+    pub dht_port: u16,
+    /// Nodes of the DHT that are asked first, as HOST:PORT with commas between; empty: none, so that files are announced
+    /// only to nodes that come by themselves.
+    #[arg(
+        long,
+        env = "MODELCACHE_DHT_BOOTSTRAP",
+        value_name = "HOST:PORT",
+        default_value = DHT_BOOTSTRAP
+    )]
+    pub dht_bootstrap: Bootstrap,
+}
+
+/// The public DHT's well-known nodes.
+const DHT_BOOTSTRAP: &str =
+    "router.bittorrent.com:6881,dht.transmissionbt.com:6881,dht.libtorrent.org:25401";
+
+/// Any number of nodes of the DHT.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Bootstrap(pub Vec<NamedPeer>);
+
+impl FromStr for Bootstrap {
+    type Err = NamedPeerError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let named = text.split(',').filter(|part| !part.is_empty());
+        named.map(str::parse).collect::<Result<_, _>>().map(Self)
+    }
 }
 
 /// Where the cluster's secret is.
@@ -364,6 +403,16 @@ mod tests {
         ] {
             assert!(help.contains(word), "{word}\n{help}");
         }
+    }
+
+    #[test]
+    fn the_first_nodes_of_the_dht_may_be_many_or_none() {
+        let parse = |text: &str| text.parse::<Bootstrap>();
+        assert_eq!(parse(DHT_BOOTSTRAP).map(|nodes| nodes.0.len()), Ok(3));
+        assert_eq!(parse(""), Ok(Bootstrap::default()));
+        let one = "10.0.0.1:6881".parse().unwrap();
+        assert_eq!(parse("10.0.0.1:6881,"), Ok(Bootstrap(vec![one])));
+        assert!(parse("10.0.0.1:6881,dht").is_err());
     }
 
     #[test]

@@ -6,7 +6,7 @@ mod convert;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use modelcache_crds::model_cache::SourcePolicy;
+use modelcache_crds::model_cache::{Peers, SourcePolicy};
 use modelcache_crds::model_cache_node::{ModelCacheNodeSpec, NodeModel, NodeSnapshot};
 use modelcache_crds::model_snapshot::ModelSnapshotSpec;
 use modelcache_swarm::snapshot::Snapshot;
@@ -35,8 +35,8 @@ pub struct Wanted {
     pub models: Vec<NodeModel>,
     /// Where bytes may come from.
     pub source: SourcePolicy,
-    /// Whether other BitTorrent clients may take its files: asked for, and the hub gives it to everybody.
-    pub plain_bit_torrent: bool,
+    /// How other BitTorrent clients may take its files: as asked for, and not at all unless the hub gives it to everybody.
+    pub peers: Peers,
     /// Its files, or why they are not known.
     pub content: Result<Arc<Snapshot>, Problem>,
 }
@@ -88,7 +88,10 @@ impl Objects {
             {
                 wanted.models.extend(entry.models.iter().cloned());
                 // Each entry has to allow it.
-                wanted.plain_bit_torrent &= entry.plain_bit_torrent;
+                let also = peers(entry);
+                wanted.peers.plain_bit_torrent &= also.plain_bit_torrent;
+                wanted.peers.pex &= also.pex;
+                wanted.peers.dht &= also.dht;
                 continue;
             }
             let spec = self.contents.get(&entry.name);
@@ -110,7 +113,11 @@ impl Objects {
                 name: entry.name.clone(),
                 models: entry.models.clone(),
                 source: entry.source,
-                plain_bit_torrent: entry.plain_bit_torrent && public,
+                peers: if public {
+                    peers(entry)
+                } else {
+                    Peers::default()
+                },
                 content,
             });
         }
@@ -121,6 +128,15 @@ impl Objects {
     }
 }
 
+/// How an entry lets other BitTorrent clients take the snapshot: none is told of what none may take.
+fn peers(entry: &NodeSnapshot) -> Peers {
+    Peers {
+        plain_bit_torrent: entry.plain_bit_torrent,
+        pex: entry.plain_bit_torrent && entry.pex,
+        dht: entry.plain_bit_torrent && entry.dht,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::convert::tests::{file, spec};
@@ -128,25 +144,40 @@ mod tests {
 
     #[test]
     fn other_clients_may_take_only_what_is_public_and_allowed() {
-        for (public, allowed) in [(false, false), (false, true), (true, false), (true, true)] {
+        let entry = |peers: Peers| NodeSnapshot {
+            name: "s".to_owned(),
+            source: SourcePolicy::PeersFirst,
+            plain_bit_torrent: peers.plain_bit_torrent,
+            pex: peers.pex,
+            dht: peers.dht,
+            models: Vec::new(),
+        };
+        let peers = |bits: u8| Peers {
+            plain_bit_torrent: bits & 1 != 0,
+            pex: bits & 2 != 0,
+            dht: bits & 4 != 0,
+        };
+        for (public, bits, other) in [false, true]
+            .into_iter()
+            .flat_map(|public| (0..64_u8).map(move |bits| (public, bits & 7, bits >> 3)))
+        {
             let mut objects = Objects {
-                snapshots: vec![NodeSnapshot {
-                    name: "s".to_owned(),
-                    source: SourcePolicy::PeersFirst,
-                    plain_bit_torrent: allowed,
-                    models: Vec::new(),
-                }],
+                snapshots: vec![entry(peers(bits))],
                 ..Objects::default()
             };
             let mut spec = spec(vec![file("a", 1, 'a')]);
             spec.public = public;
             objects.contents.insert("s".to_owned(), spec);
-            let given = |objects: &Objects| objects.intent().snapshots[0].plain_bit_torrent;
-            assert_eq!(given(&objects), public && allowed);
-            let mut other = objects.snapshots[0].clone();
-            other.plain_bit_torrent = false;
-            objects.snapshots.push(other);
-            assert!(!given(&objects));
+            let expected = |bits: u8| {
+                if public && bits & 1 != 0 {
+                    peers(bits)
+                } else {
+                    Peers::default()
+                }
+            };
+            assert_eq!(objects.intent().snapshots[0].peers, expected(bits));
+            objects.snapshots.push(entry(peers(other)));
+            assert_eq!(objects.intent().snapshots[0].peers, expected(bits & other));
         }
     }
 
@@ -156,6 +187,8 @@ mod tests {
             name: name.to_owned(),
             source: SourcePolicy::PeersFirst,
             plain_bit_torrent: false,
+            pex: false,
+            dht: false,
             models: vec![NodeModel {
                 cache: "c".to_owned(),
                 model: name.to_owned(),

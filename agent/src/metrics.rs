@@ -47,6 +47,7 @@ pub struct Metrics {
     pub status_write_errors: Counter,
     handshakes: Family<Handshake, Counter>,
     tracker_announces: Family<Announce, Counter>,
+    dht_announces: Family<Announce, Counter>,
     connected: Gauge,
     disk_size: Gauge,
     disk_free: Gauge,
@@ -81,6 +82,7 @@ impl Metrics {
             status_write_errors: Counter::default(),
             handshakes: Family::default(),
             tracker_announces: Family::default(),
+            dht_announces: Family::default(),
             connected: Gauge::default(),
             disk_size: Gauge::default(),
             disk_free: Gauge::default(),
@@ -158,6 +160,11 @@ impl Metrics {
             self.tracker_announces.clone(),
         );
         registry.register(
+            "dht_announces",
+            "Announces of files to the DHT, by what came of them: ok (a node of the DHT took it), or failed",
+            self.dht_announces.clone(),
+        );
+        registry.register(
             "coordinator_connected",
             "Whether the agent has a connection to the coordinator (1) or not (0)",
             self.connected.clone(),
@@ -211,6 +218,12 @@ impl Metrics {
         Arc::new(move |result| {
             announces.get_or_create(&Announce { result }).inc();
         })
+    }
+
+    /// Counts an announce to the DHT.
+    pub(crate) fn count_dht_announce(&self, taken: bool) {
+        let result = if taken { "ok" } else { "failed" };
+        self.dht_announces.get_or_create(&Announce { result }).inc();
     }
 
     /// Shows which peers are known from now on; the first call counts.

@@ -3,6 +3,7 @@
 //! Each file is a torrent of its own. Its piece hashes are read from the published file once, at the lowest priority, one file
 //! after the other; from then on it can be taken from the plain port, and its magnet link is listed.
 
+pub mod dht;
 mod heralds;
 mod shelf;
 
@@ -17,7 +18,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::core::Public;
+use crate::core::{Public, PublicSnapshot};
 use crate::idle;
 
 pub use heralds::Heralds;
@@ -66,7 +67,10 @@ impl Plain {
             let wanted = public.borrow_and_update().clone();
             self.shelf.keep(&wanted);
             // What is not wanted any longer ends with the drop.
-            hashing = hashing.filter(|one| wanted.get(&one.file.snapshot) == Some(&one.store));
+            hashing = hashing.filter(|one| {
+                let wanted = wanted.get(&one.file.snapshot);
+                wanted.is_some_and(|wanted| wanted.store == one.store)
+            });
             hashing = hashing.or_else(|| self.next(&wanted, &failed).map(Hashing::start));
             heralds.name(self.listener.local_addr().port(), &self.shelf);
             tokio::select! {
@@ -94,17 +98,19 @@ impl Plain {
 
     /// The next file that is wanted and not on the shelf.
     fn next(&self, wanted: &Public, failed: &BTreeSet<Place>) -> Option<(SnapshotStore, Place)> {
-        wanted.iter().find_map(|(name, store)| {
-            let files = store.snapshot().files.iter().filter(|file| file.size > 0);
-            let places = files.map(|file| Place {
-                snapshot: name.clone(),
-                path: file.path.clone(),
-                blob: file.blob,
-            });
-            let mut missing =
-                places.filter(|place| !failed.contains(place) && !self.shelf.has(place));
-            Some((store.clone(), missing.next()?))
-        })
+        wanted
+            .iter()
+            .find_map(|(name, PublicSnapshot { store, .. })| {
+                let files = store.snapshot().files.iter().filter(|file| file.size > 0);
+                let places = files.map(|file| Place {
+                    snapshot: name.clone(),
+                    path: file.path.clone(),
+                    blob: file.blob,
+                });
+                let mut missing =
+                    places.filter(|place| !failed.contains(place) && !self.shelf.has(place));
+                Some((store.clone(), missing.next()?))
+            })
     }
 }
 

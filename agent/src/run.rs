@@ -1,6 +1,6 @@
 //! Wires the parts together: the core, the API server, the coordinator, metrics and probes.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,13 +15,13 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::args::{PlainArgs, RunArgs, coordinator_url};
+use crate::args::{DhtArgs, PlainArgs, RunArgs, coordinator_url};
 use crate::coordinator::{Link, LinkConfig};
 use crate::core::{Core, CoreError, Settings};
 use crate::http::{self, Health, HttpError};
 use crate::intent::{Intent, Objects};
 use crate::metrics::Metrics;
-use crate::plain::{self, Heralds, Shelf};
+use crate::plain::{self, Heralds, Shelf, dht};
 use crate::report::Reports;
 use crate::sources::{Sources, SourcesError};
 use crate::state::NodeState;
@@ -40,6 +40,9 @@ pub enum RunError {
     /// Other BitTorrent clients cannot be served.
     #[error(transparent)]
     Plain(#[from] UploaderError),
+    /// The DHT would lead others nowhere.
+    #[error("--dht-port is set and --plain-port is not: set both, or neither")]
+    DhtWithoutPort,
     /// The agent's own state cannot be read.
     #[error(transparent)]
     State(#[from] StateFileError),
@@ -71,6 +74,7 @@ pub enum RunError {
 
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(args: RunArgs) -> Result<(), RunError> {
+    check(&args)?;
     let RunArgs {
         node_name,
         node_ip,
@@ -126,9 +130,9 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     let lan = announce.then_some(lan);
     let mut tasks = vec![server];
     if let Some(shelf) = shelf {
-        let addr = everywhere(node_ip, port);
         let heralds = Heralds::start(lan.as_ref(), hali, &node_name, &peers, &metrics);
-        tasks.push(plain::start(addr, shelf, heralds, core.public(), stop.clone()).await?);
+        let addr = everywhere(node_ip, port);
+        tasks.extend(give(addr, plain.dht, shelf, heralds, &core, &metrics, &stop).await?);
     }
     let sources = Sources {
         peers,
@@ -218,6 +222,37 @@ fn secret_of_hali(plain: &PlainArgs, announce: bool) -> Result<Option<HaliSecret
         return Err(RunError::HaliAlone);
     }
     Ok(Some(HaliSecret::load(path)?))
+}
+
+/// Whether the options go together.
+fn check(args: &RunArgs) -> Result<(), RunError> {
+    if args.plain.dht.dht_port != 0 && args.plain.plain_port == 0 {
+        return Err(RunError::DhtWithoutPort);
+    }
+    Ok(())
+}
+
+/// Starts what gives files on the shelf to other BitTorrent clients at `addr`, and what leads them there.
+async fn give(
+    addr: SocketAddr,
+    dht: DhtArgs,
+    shelf: Arc<Shelf>,
+    heralds: Heralds,
+    core: &Core,
+    metrics: &Arc<Metrics>,
+    stop: &CancellationToken,
+) -> Result<Vec<JoinHandle<()>>, RunError> {
+    let mut tasks = Vec::new();
+    if dht.dht_port != 0 {
+        let settings = dht::Settings {
+            listen: SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, dht.dht_port),
+            bootstrap: dht.dht_bootstrap,
+            plain_port: addr.port(),
+        };
+        tasks.push(dht::start(settings, &shelf, metrics.clone(), stop.clone()));
+    }
+    tasks.push(plain::start(addr, shelf, heralds, core.public(), stop.clone()).await?);
+    Ok(tasks)
 }
 
 fn tell_start(node: &str, cache_dir: &Path) {

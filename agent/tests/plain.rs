@@ -12,138 +12,16 @@
 mod support;
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::Duration;
+use std::net::SocketAddr;
+use std::process::Command;
 
 use axum::Router;
 use axum::routing::get;
 use librqbit::{AddTorrent, AddTorrentOptions, Session, SessionOptions};
-use modelcache_agent::metrics::Metrics;
-use modelcache_agent::plain::{self, Heralds, Listed, Shelf};
-use support::agent::Agent;
-use support::coordinator::Coordinator;
-use support::hub::Hub;
-use support::model::{Model, bytes, intent};
-use tempfile::TempDir;
+use modelcache_crds::model_cache::Peers;
+use support::giving::{Giving, PATIENCE, PLAIN, PORT, PYTHON, has_libtorrent, run};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio_util::sync::CancellationToken;
-
-/// The one for which the distribution has libtorrent.
-const PYTHON: &str = "/usr/bin/python3";
-const PORT: u16 = 9493;
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A loopback address that nobody else uses, so that the port is free.
-fn own_address() -> Ipv4Addr {
-    static NEXT: AtomicU8 = AtomicU8::new(1);
-    let [_, _, high, low] = std::process::id().to_be_bytes();
-    Ipv4Addr::new(127, NEXT.fetch_add(1, Ordering::Relaxed), high, low.max(1))
-}
-
-/// An agent that holds a model of a large and a small file, and whose plain port is open.
-struct Giving {
-    agent: Agent,
-    shelf: Arc<Shelf>,
-    metrics: Arc<Metrics>,
-    addr: SocketAddr,
-    model: Model,
-    cache: TempDir,
-    _hub: Hub,
-    _coordinator: Coordinator,
-    stop: CancellationToken,
-}
-
-impl Giving {
-    async fn start(allowed: bool) -> Self {
-        let hub = Hub::start().await;
-        let mut model = Model::default();
-        model.add("gguf/tiny model.gguf", bytes(3, (5 << 20) + 7));
-        model.add("config.json", bytes(4, 700));
-        model.add("empty", Vec::new());
-        hub.put("open", &model);
-        let coordinator = Coordinator::start(hub.access());
-        let mut wish = intent(&[model.snapshot("open")]);
-        wish.snapshots[0].plain_bit_torrent = allowed;
-        let cache = tempfile::tempdir().unwrap();
-        let mut agent = Agent::start("node", cache.path(), &coordinator, wish).await;
-        agent.until_ready().await;
-        let metrics = Arc::new(Metrics::new());
-        let addr = SocketAddr::new(own_address().into(), PORT);
-        let shelf = Arc::new(Shelf::new(addr.ip(), PORT, metrics.clone()));
-        let stop = CancellationToken::new();
-        plain::start(
-            addr,
-            shelf.clone(),
-            Heralds::default(),
-            agent.public.clone(),
-            stop.clone(),
-        )
-        .await
-        .unwrap();
-        Self {
-            agent,
-            shelf,
-            metrics,
-            addr,
-            model,
-            cache,
-            _hub: hub,
-            _coordinator: coordinator,
-            stop,
-        }
-    }
-
-    /// Waits until as many files can be taken.
-    async fn until(&self, files: usize) -> Vec<Listed> {
-        let wait = async {
-            loop {
-                let list = self.shelf.list();
-                if list.len() == files {
-                    return list;
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        tokio::time::timeout(PATIENCE, wait).await.unwrap()
-    }
-
-    /// The large file, with its torrents on disk.
-    async fn large(&self) -> (Listed, [PathBuf; 2]) {
-        let listed = self.until(2).await.remove(1);
-        assert_eq!(listed.path, "gguf/tiny model.gguf");
-        let on_disk = [&listed.info_hash, &listed.hybrid_info_hash].map(|hash| {
-            let torrent = self.shelf.torrent(hash).unwrap();
-            let path = self.cache.path().join(format!("{hash}.torrent"));
-            fs::write(&path, torrent).unwrap();
-            path
-        });
-        (listed, on_disk)
-    }
-
-    /// Whether the large file lies in the directory, whole and right.
-    fn assert_taken(&self, directory: &Path) {
-        let taken = fs::read(directory.join("tiny model.gguf")).unwrap();
-        assert!(taken == self.model.files["gguf/tiny model.gguf"]);
-    }
-
-    fn sent(&self) -> u64 {
-        let text = self.metrics.encode();
-        let start = "modelcache_agent_plain_sent_bytes_total{model=\"acme/open\"} ";
-        let value = text.lines().find_map(|line| line.strip_prefix(start));
-        value.map_or(0, |value| value.parse().unwrap())
-    }
-}
-
-impl Drop for Giving {
-    fn drop(&mut self) {
-        self.stop.cancel();
-    }
-}
 
 /// A tracker that names one peer to everybody.
 async fn tracker(peer: SocketAddr) -> String {
@@ -159,28 +37,9 @@ async fn tracker(peer: SocketAddr) -> String {
     format!("http://{addr}/announce")
 }
 
-/// Runs a program to its end; false when there is no such program.
-async fn run(mut command: Command) -> bool {
-    let name = format!("{}", command.get_program().display());
-    command.stdin(Stdio::null());
-    let run = tokio::task::spawn_blocking(move || command.output());
-    match tokio::time::timeout(PATIENCE, run).await.unwrap().unwrap() {
-        Ok(output) => {
-            let said = String::from_utf8_lossy(&output.stdout);
-            let complained = String::from_utf8_lossy(&output.stderr);
-            assert!(output.status.success(), "{said}\n{complained}");
-            true
-        }
-        Err(error) => {
-            eprintln!("SKIPPED: {name} cannot be run ({error}); install it");
-            false
-        }
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn librqbit_takes_a_file() {
-    let giving = Giving::start(true).await;
+    let giving = Giving::start(PLAIN).await;
     let (listed, [v1, hybrid]) = giving.large().await;
     for add in [
         AddTorrent::from_bytes(fs::read(v1).unwrap()),
@@ -216,7 +75,7 @@ async fn librqbit_takes_a_file() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn aria2_takes_a_file() {
-    let giving = Giving::start(true).await;
+    let giving = Giving::start(PLAIN).await;
     let (listed, [v1, _]) = giving.large().await;
     let tracker = tracker(giving.addr).await;
     for what in [v1.display().to_string(), listed.magnet] {
@@ -264,13 +123,10 @@ while not handle.status().is_seeding:
 
 #[tokio::test(flavor = "multi_thread")]
 async fn libtorrent_takes_a_file() {
-    let mut has = Command::new(PYTHON);
-    has.args(["-c", "import libtorrent"]);
-    if !has.output().is_ok_and(|output| output.status.success()) {
-        eprintln!("SKIPPED: {PYTHON} has no libtorrent; install the package python3-libtorrent");
+    if !has_libtorrent() {
         return;
     }
-    let giving = Giving::start(true).await;
+    let giving = Giving::start(PLAIN).await;
     let (listed, on_disk) = giving.large().await;
     let on_disk = on_disk.map(|path| path.display().to_string());
     for what in on_disk
@@ -302,14 +158,14 @@ async fn greeted(addr: SocketAddr, info_hash: &str) -> (TcpStream, usize) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_allowed_is_not_given() {
-    let mut giving = Giving::start(true).await;
+    let mut giving = Giving::start(PLAIN).await;
     let (listed, _) = giving.large().await;
     let (mut open, len) = greeted(giving.addr, &listed.info_hash).await;
     assert!(len > 0);
     // Taken back: what is connected gets no more, who comes gets nothing, until it is allowed again.
     let allow = |giving: &Giving, allowed| {
         giving.agent.intent.send_modify(|intent| {
-            intent.snapshots[0].plain_bit_torrent = allowed;
+            intent.snapshots[0].peers.plain_bit_torrent = allowed;
         });
     };
     allow(&giving, false);
@@ -333,7 +189,7 @@ async fn what_is_not_allowed_is_not_given() {
     assert_eq!(fs::read_dir(kept).unwrap().count(), 2);
     giving.agent.until_ready().await;
 
-    let closed = Giving::start(false).await;
+    let closed = Giving::start(Peers::default()).await;
     assert_eq!(greeted(closed.addr, &listed.info_hash).await.1, 0);
     assert!(closed.shelf.list().is_empty());
     assert!(!closed.cache.path().join("pieces").exists());

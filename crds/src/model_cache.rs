@@ -100,6 +100,7 @@ pub struct ModelCacheSpec {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = rules::plain_without_token())]
+#[x_kube(validation = rules::pex_needs_plain(), validation = rules::dht_needs_plain())]
 pub struct Model {
     /// Name within this ModelCache: a DNS label of at most 63 characters.
     #[schemars(length(max = rules::LABEL_LENGTH))]
@@ -120,6 +121,14 @@ pub struct Peers {
     /// hub gives to everybody: one with a tokenSecret is never given.
     #[serde(default)]
     pub plain_bit_torrent: bool,
+    /// Tell BitTorrent clients that take its files of each other and of other nodes (peer exchange, BEP 11). Needs
+    /// plainBitTorrent.
+    #[serde(default)]
+    pub pex: bool,
+    /// Announce its large files to the DHT (BEP 5), which tells everybody who asks where they are; agents need a port for it.
+    /// Needs plainBitTorrent.
+    #[serde(default)]
+    pub dht: bool,
 }
 
 /// Where a model comes from: exactly one member is set.

@@ -56,6 +56,12 @@ pub struct NodeSnapshot {
     /// Whether other BitTorrent clients may take its files.
     #[serde(default)]
     pub plain_bit_torrent: bool,
+    /// Whether these clients are told of each other (peer exchange).
+    #[serde(default)]
+    pub pex: bool,
+    /// Whether its files are announced to the DHT.
+    #[serde(default)]
+    pub dht: bool,
     /// The models that it is; more than one where ModelCaches name the same snapshot.
     #[x_kube(merge_strategy = ListMerge::Map(vec!["cache".into(), "model".into()]))]
     pub models: Vec<NodeModel>,

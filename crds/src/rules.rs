@@ -96,6 +96,24 @@ pub(crate) fn plain_without_token() -> Rule {
     .field_path(".peers.plainBitTorrent")
 }
 
+/// Peer exchange is spoken on the plain port only.
+pub(crate) fn pex_needs_plain() -> Rule {
+    needs_plain("pex", "tells BitTorrent clients of each other")
+}
+
+/// The DHT leads clients to the plain port.
+pub(crate) fn dht_needs_plain() -> Rule {
+    needs_plain("dht", "leads BitTorrent clients to the model")
+}
+
+fn needs_plain(field: &str, does: &str) -> Rule {
+    Rule::new(format!("!self.peers.{field} || self.peers.plainBitTorrent"))
+        .message(&*format!(
+            "{field} {does}, and none may take it: set plainBitTorrent: true too, or remove {field}"
+        ))
+        .field_path(format!(".peers.{field}"))
+}
+
 /// Exactly one source.
 pub(crate) fn one_source() -> Rule {
     Rule::new("has(self.huggingFace)").message(

@@ -15,7 +15,7 @@ mod peer;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use modelcache_swarm::coordination::{MAX_MEMBERS, Member};
@@ -132,6 +132,12 @@ impl Alone {
                 self.peers.insert(node, peer);
             }
         }
+    }
+
+    /// Where the members are that the coordinator named last, without this node.
+    pub fn members(&self) -> impl Iterator<Item = IpAddr> {
+        let members = self.peers.values().filter(|peer| peer.member);
+        members.map(|peer| peer.address.ip())
     }
 
     /// There is a coordinator again, whose orders count.

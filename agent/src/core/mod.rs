@@ -87,7 +87,25 @@ pub struct Settings {
 }
 
 /// The snapshots whose files other BitTorrent clients may take, by name.
-pub type Public = BTreeMap<String, SnapshotStore>;
+pub type Public = BTreeMap<String, PublicSnapshot>;
+
+/// A snapshot whose files other BitTorrent clients may take.
+#[derive(Clone, PartialEq)]
+pub struct PublicSnapshot {
+    /// Its files.
+    pub store: SnapshotStore,
+    /// How they learn where.
+    pub learn: Learn,
+}
+
+/// How other BitTorrent clients learn where a snapshot's files are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Learn {
+    /// From us: where other nodes have a part in it. They are told of each other too. Absent: they are told of nobody.
+    pub pex: Option<Vec<IpAddr>>,
+    /// From the DHT.
+    pub dht: bool,
+}
 
 /// Takes messages to the coordinator; drops them while there is no connection.
 pub trait Outbox: Send + 'static {

@@ -271,7 +271,7 @@ impl Node {
         let public = self
             .entries
             .iter()
-            .filter_map(|(name, entry)| Some((name.clone(), entry.public(now)?.clone())));
+            .filter_map(|(name, entry)| Some((name.clone(), entry.public(now)?)));
         public.collect()
     }
 

@@ -1,6 +1,6 @@
 //! Which files other BitTorrent clients can take now, by info hash.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, Weak};
@@ -14,8 +14,9 @@ use modelcache_swarm::segment::{BlobId, SegmentIo};
 use modelcache_swarm::store::SnapshotStore;
 use prometheus_client::metrics::counter::Counter;
 use serde::Serialize;
+use tokio::sync::watch;
 
-use crate::core::Public;
+use crate::core::{Learn, Public};
 use crate::metrics::{Metrics, Model};
 
 type InfoHash = [u8; 20];
@@ -106,6 +107,8 @@ pub struct Shelf {
     peer: SocketAddr,
     metrics: Arc<Metrics>,
     index: RwLock<Index>,
+    /// Torrents of which the DHT is told.
+    in_dht: watch::Sender<BTreeSet<InfoHash>>,
 }
 
 #[derive(Default)]
@@ -113,6 +116,8 @@ struct Index {
     files: BTreeMap<Place, Arc<Given>>,
     /// Two files of the same name and content have the same torrents.
     by_hash: HashMap<InfoHash, (Place, Arc<Given>)>,
+    /// How others learn where the files of each snapshot are.
+    learn: BTreeMap<String, Learn>,
 }
 
 impl Index {
@@ -136,6 +141,16 @@ impl Index {
             self.by_hash = offers.collect();
         }
     }
+
+    /// Torrents of which others are told unasked: those of files that the hub keeps in LFS, configuration and the like left out.
+    fn large(&self, of: impl Fn(&Learn) -> bool) -> BTreeSet<InfoHash> {
+        let large = self.files.iter().filter(|(place, _)| {
+            let learn = self.learn.get(&place.snapshot);
+            matches!(place.blob, BlobId::Sha256(_)) && learn.is_some_and(&of)
+        });
+        let offers = large.flat_map(|(_, given)| given.offers());
+        offers.map(|offer| offer.info_hash).collect()
+    }
 }
 
 impl Shelf {
@@ -146,6 +161,7 @@ impl Shelf {
             peer: SocketAddr::new(node_ip, port),
             metrics,
             index: RwLock::default(),
+            in_dht: watch::Sender::default(),
         }
     }
 
@@ -153,18 +169,31 @@ impl Shelf {
         self.index.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has `change` change what can be taken.
+    /// Has `change` change the index.
     fn change(&self, change: impl FnOnce(&mut Index)) {
         let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
         change(&mut index);
+        let in_dht = index.large(|learn| learn.dht);
+        self.in_dht.send_if_modified(|old| {
+            let changed = *old != in_dht;
+            *old = in_dht;
+            changed
+        });
         let files = i64::try_from(index.files.len()).unwrap_or(i64::MAX);
         self.metrics.plain_files.set(files);
     }
 
-    /// Takes off whatever is of none of these snapshots.
+    /// Takes off whatever is of none of these snapshots, and notes how others learn of the rest.
     pub(super) fn keep(&self, public: &Public) {
         self.change(|index| {
-            index.keep(|place, given| public.get(&place.snapshot) == Some(&given.store));
+            index.keep(|place, given| {
+                let public = public.get(&place.snapshot);
+                public.is_some_and(|public| public.store == given.store)
+            });
+            let learn = public.iter();
+            index.learn = learn
+                .map(|(name, public)| (name.clone(), public.learn.clone()))
+                .collect();
         });
     }
 
@@ -188,14 +217,15 @@ impl Shelf {
         self.read().files.contains_key(place)
     }
 
-    /// Torrents of files that the hub keeps in LFS: what others are told unasked, configuration and the like left out.
+    /// Torrents of which others are told unasked.
     pub(super) fn large(&self) -> Vec<ContentId> {
-        let index = self.read();
-        let large = index
-            .by_hash
-            .iter()
-            .filter(|(_, (place, _))| matches!(place.blob, BlobId::Sha256(_)));
-        large.map(|(hash, _)| ContentId(*hash)).collect()
+        let large = self.read().large(|_| true);
+        large.into_iter().map(ContentId).collect()
+    }
+
+    /// Torrents of which the DHT is told, from now on.
+    pub(super) fn in_dht(&self) -> watch::Receiver<BTreeSet<InfoHash>> {
+        self.in_dht.subscribe()
     }
 
     /// The GGUF files, as hali names them. A name that stands for several files of a snapshot is left out, because who asks
@@ -276,6 +306,20 @@ impl SegmentSource for Shelf {
             io,
             metadata: Some(offer.info.clone()),
         })
+    }
+
+    fn exchange(&self, info_hash: InfoHash) -> Option<Vec<SocketAddr>> {
+        let index = self.read();
+        // Each of the snapshots that have the torrent may allow it.
+        let given = index.files.iter();
+        let given = given.filter(|(_, given)| given.offer(info_hash).is_some());
+        let learn = given.filter_map(|(place, _)| index.learn.get(&place.snapshot)?.pex.as_ref());
+        let others = learn.max_by_key(|others| others.len())?;
+        // All nodes have the same settings.
+        let others = others
+            .iter()
+            .map(|ip| SocketAddr::new(*ip, self.peer.port()));
+        Some(others.collect())
     }
 }
 

@@ -63,6 +63,8 @@ fn objects(snapshot: &Snapshot) -> Objects {
             name: "m".to_owned(),
             source: SourcePolicy::PeersFirst,
             plain_bit_torrent: true,
+            pex: false,
+            dht: false,
             models: vec![NodeModel {
                 cache: "tests".to_owned(),
                 model: "m".to_owned(),

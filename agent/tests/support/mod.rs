@@ -2,5 +2,6 @@
 
 pub mod agent;
 pub mod coordinator;
+pub mod giving;
 pub mod hub;
 pub mod model;

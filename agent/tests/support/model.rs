@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use modelcache_agent::intent::{Intent, Wanted};
-use modelcache_crds::model_cache::SourcePolicy;
+use modelcache_crds::model_cache::{Peers, SourcePolicy};
 use modelcache_crds::model_cache_node::NodeModel;
 use modelcache_swarm::segment::BlobId;
 use modelcache_swarm::snapshot::{SegmentSizes, Snapshot, SnapshotFile};
@@ -110,7 +110,7 @@ pub fn intent(snapshots: &[Arc<Snapshot>]) -> Intent {
                     model: snapshot.name.clone(),
                 }],
                 source: SourcePolicy::PeersFirst,
-                plain_bit_torrent: false,
+                peers: Peers::default(),
                 content: Ok(snapshot.clone()),
             })
             .collect(),

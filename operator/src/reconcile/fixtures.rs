@@ -167,6 +167,8 @@ impl Scene {
             name: snapshot.to_owned(),
             source: SourcePolicy::PeersFirst,
             plain_bit_torrent: false,
+            pex: false,
+            dht: false,
             models: models.to_vec(),
         });
         seen.status.snapshots.push(NodeSnapshotStatus {

@@ -10,7 +10,7 @@ use kube::ResourceExt as _;
 use kube::core::{ParseExpressionError, Selector, SelectorExt as _};
 use modelcache_crds::ModelCache;
 use modelcache_crds::conditions::reasons;
-use modelcache_crds::model_cache::{Model as ModelSpec, NodePool, SourcePolicy};
+use modelcache_crds::model_cache::{Model as ModelSpec, NodePool, Peers, SourcePolicy};
 use modelcache_crds::model_cache_node::NodeModel;
 use thiserror::Error;
 
@@ -65,8 +65,8 @@ pub struct Model {
     pub secret: Option<SecretRef>,
     /// Certificate authorities to trust.
     pub ca_bundle: Option<String>,
-    /// Whether the spec lets other BitTorrent clients take it.
-    pub plain_bit_torrent: bool,
+    /// How the spec lets other BitTorrent clients take it.
+    pub peers: Peers,
 }
 
 impl Model {
@@ -275,7 +275,7 @@ fn model(
             key: secret.key.clone(),
         }),
         ca_bundle: hub.ca_bundle.clone(),
-        plain_bit_torrent: spec.peers.plain_bit_torrent,
+        peers: spec.peers,
     })
 }
 

@@ -4,15 +4,18 @@
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc)]
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::runtime::Runtime;
+use tokio::time::Instant;
 
-use super::metadata::Metadata;
-use super::serve::{Connection, serve};
+use super::extensions::Extensions;
+use super::pex::{Exchange, Roster};
+use super::serve::{Connection, Peer, serve};
 use super::source::{SegmentSource, Served};
 use super::wire::{self, HANDSHAKE_BYTES, Message};
 use crate::segment::SegmentIo;
@@ -33,14 +36,20 @@ pub fn wire(bytes: &[u8]) {
     }
 }
 
-/// One extension message of a peer that knows how to ask for metadata: it is told one block at most.
+/// One extension message of a peer that knows how to ask for metadata and of others: it is told one block at most, and of nobody.
 pub fn extension(bytes: &[u8]) {
-    let mut metadata = Metadata::new(INFO.clone());
-    metadata.hear(b"\0d1:md11:ut_metadatai3eee").unwrap();
-    metadata.hear(bytes).unwrap();
+    let roster = Roster::default();
+    let pex = Exchange::new(roster.clone(), HASH, [10, 0, 0, 1].into());
+    let mut extensions = Extensions::new(INFO.clone(), Some(pex));
+    extensions.hear(HELLO).unwrap();
+    extensions.hear(bytes).unwrap();
     let mut out = Vec::new();
-    while metadata.answer(&mut out) {}
+    while extensions.answer(&mut out) {}
     assert!(out.len() < (16 << 10) + 200);
+    out.clear();
+    extensions.tell(Instant::now(), |_| Some(roster.all(HASH)), &mut out);
+    // At most itself is known, and of itself it is not told.
+    assert_eq!(out, b"");
 }
 
 /// All that a client says to the plain listener, from the handshake on: it is sent what the file has there, and nothing else.
@@ -52,12 +61,13 @@ pub fn plain_listener(bytes: &[u8]) {
         says: bytes,
         hears: Vec::new(),
     };
+    let roster = Roster::default();
     let serving = serve(
         &mut client,
         &One,
         &ON_SENT,
         || 2 * PIECE_BYTES as usize,
-        None,
+        Peer::Client(&roster, [10, 0, 0, 1].into()),
     );
     // Why it ended does not matter.
     let _ = RUNTIME.with(|runtime| runtime.block_on(serving));
@@ -89,6 +99,7 @@ fn judge(mut messages: &[u8]) {
 
 const HASH: [u8; 20] = [7; 20];
 const PIECE_BYTES: u32 = 1 << 10;
+const HELLO: &[u8] = b"\0d1:md11:ut_metadatai3e6:ut_pexi4ee1:pi6881ee";
 static INFO: LazyLock<Arc<[u8]>> = LazyLock::new(|| vec![7; 20_000].into());
 static FILE: LazyLock<Arc<Numbers>> = LazyLock::new(|| Arc::new(Numbers));
 static ON_SENT: LazyLock<super::source::OnSent> = LazyLock::new(|| Arc::new(|_, _| {}));
@@ -104,6 +115,10 @@ impl SegmentSource for One {
             io: FILE.clone(),
             metadata: Some(INFO.clone()),
         })
+    }
+
+    fn exchange(&self, _: [u8; 20]) -> Option<Vec<SocketAddr>> {
+        Some(vec![([10, 0, 0, 2], 9493).into()])
     }
 }
 
@@ -192,7 +207,6 @@ mod tests {
 
     const INTERESTED: &[u8] = &[0, 0, 0, 1, 2];
     const HAVE: &[u8] = &[0, 0, 0, 5, 4, 0, 0, 0, 1];
-    const HELLO: &[u8] = b"\0d1:md11:ut_metadatai3eee";
 
     fn ask(piece: i64) -> Vec<u8> {
         format!("\u{1}d8:msg_typei0e5:piecei{piece}ee").into_bytes()
@@ -216,6 +230,7 @@ mod tests {
             ask(0),
             ask(77),
             b"\x01d8:msg_typei2e5:piecei0ee".to_vec(),
+            b"\x02d5:added6:abcdef7:added.f1:\0e".to_vec(),
         ];
         run("extension", &corpus, extension);
     }

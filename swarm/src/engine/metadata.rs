@@ -1,4 +1,4 @@
-//! Telling a peer the info dictionary of a torrent that it knows by a magnet link only (BEP 9 and 10).
+//! Telling a peer the info dictionary of a torrent that it knows by a magnet link only (BEP 9).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,9 +13,6 @@ use crate::bencode::found::{Dictionary, Found};
 const BLOCK_BYTES: usize = 16 << 10;
 /// Blocks that a peer may wait for at once: 8 MiB, more than any info dictionary of ours.
 const MAX_WAITING: usize = 512;
-/// What our side calls `ut_metadata`.
-const OUR_ID: u8 = 1;
-const HANDSHAKE_ID: u8 = 0;
 
 const REQUEST: i64 = 0;
 const DATA: i64 = 1;
@@ -26,7 +23,7 @@ const REJECT: i64 = 2;
 #[error("asks for more than {MAX_WAITING} blocks of metadata at once")]
 pub(super) struct TooMany;
 
-/// What one peer says and asks by extension messages.
+/// What one peer asks.
 #[derive(Debug)]
 pub(super) struct Metadata {
     info: Arc<[u8]>,
@@ -44,51 +41,24 @@ impl Metadata {
         }
     }
 
-    /// The message with which we say what we know: nothing but this, and that we want nothing.
-    pub(super) fn hello(&self, requests: usize) -> Vec<u8> {
-        let number = |value| Bencode::Integer(i64::try_from(value).unwrap_or(i64::MAX));
-        let names = Bencode::dictionary([("ut_metadata", number(usize::from(OUR_ID)))]);
-        let hello = Bencode::dictionary([
-            ("m", names),
-            ("metadata_size", number(self.info.len())),
-            ("reqq", number(requests)),
-            // BEP 21.
-            ("upload_only", number(1)),
-            (
-                "v",
-                Bencode::Bytes(concat!("ModelCache/", env!("CARGO_PKG_VERSION")).into()),
-            ),
-        ]);
-        wire::extended(&[&[HANDSHAKE_ID], &hello.encode()])
+    /// Length of the info dictionary in bytes.
+    pub(super) fn len(&self) -> usize {
+        self.info.len()
     }
 
-    /// Takes note of an extension message: what follows the byte 20. What makes no sense is passed over.
-    pub(super) fn hear(&mut self, body: &[u8]) -> Result<(), TooMany> {
-        let Some((id, bytes)) = body.split_first() else {
-            return Ok(());
-        };
-        let Ok(said) = Dictionary::read(bytes) else {
-            return Ok(());
-        };
-        match *id {
-            HANDSHAKE_ID => {
-                if let Some(Found::Dictionary(names)) = said.get(b"m")
-                    && let Some(id) = names.get(b"ut_metadata").and_then(Found::integer)
-                {
-                    // 0: the peer does not want it any longer.
-                    self.their_id = u8::try_from(id).ok().filter(|id| *id != 0);
-                }
+    /// The peer says what it calls `ut_metadata`; 0: that it does not want it any longer.
+    pub(super) fn named(&mut self, id: i64) {
+        self.their_id = u8::try_from(id).ok().filter(|id| *id != 0);
+    }
+
+    /// Takes note of a message of the peer. What makes no sense is passed over.
+    pub(super) fn hear(&mut self, said: Dictionary<'_>) -> Result<(), TooMany> {
+        let number = |key| said.get(key).and_then(Found::integer);
+        if let (Some(REQUEST), Some(piece)) = (number(b"msg_type"), number(b"piece")) {
+            if self.waiting.len() == MAX_WAITING {
+                return Err(TooMany);
             }
-            OUR_ID => {
-                let number = |key| said.get(key).and_then(Found::integer);
-                if let (Some(REQUEST), Some(piece)) = (number(b"msg_type"), number(b"piece")) {
-                    if self.waiting.len() == MAX_WAITING {
-                        return Err(TooMany);
-                    }
-                    self.waiting.push_back(piece);
-                }
-            }
-            _ => {}
+            self.waiting.push_back(piece);
         }
         Ok(())
     }
@@ -131,10 +101,9 @@ mod tests {
     use super::super::wire::EXTENDED;
     use super::*;
 
-    const HELLO: &[u8] = b"\0d1:md11:ut_metadatai3eee";
-
-    fn ask(piece: i64) -> Vec<u8> {
-        format!("\u{1}d8:msg_typei0e5:piecei{piece}ee").into_bytes()
+    fn ask(metadata: &mut Metadata, piece: i64) -> Result<(), TooMany> {
+        let message = format!("d8:msg_typei0e5:piecei{piece}ee");
+        metadata.hear(Dictionary::read(message.as_bytes()).unwrap())
     }
 
     fn answers(metadata: &mut Metadata) -> Vec<Vec<u8>> {
@@ -152,12 +121,12 @@ mod tests {
             .map(|at| u8::try_from(at % 251).unwrap())
             .collect();
         let mut metadata = Metadata::new(info.clone().into());
-        metadata.hear(&ask(1)).unwrap();
+        ask(&mut metadata, 1).unwrap();
         assert!(!metadata.is_asked(), "nobody knows yet how to answer");
-        metadata.hear(HELLO).unwrap();
+        metadata.named(3);
         assert!(metadata.is_asked());
         for piece in [0, 2, -1, i64::MAX] {
-            metadata.hear(&ask(piece)).unwrap();
+            ask(&mut metadata, piece).unwrap();
         }
         let answers = answers(&mut metadata);
         assert!(!metadata.is_asked());
@@ -178,19 +147,8 @@ mod tests {
     fn more_than_there_can_be_is_too_much() {
         let mut metadata = Metadata::new(Arc::from(&b"de"[..]));
         for _ in 0..MAX_WAITING {
-            metadata.hear(&ask(0)).unwrap();
+            ask(&mut metadata, 0).unwrap();
         }
-        assert_eq!(metadata.hear(&ask(0)), Err(TooMany));
-    }
-
-    #[test]
-    fn what_we_say_first_can_be_read() {
-        let hello = Metadata::new(vec![0; 31_235].into()).hello(250);
-        assert_eq!(hello[4..6], [EXTENDED, HANDSHAKE_ID]);
-        let said = Dictionary::read(&hello[6..]).unwrap();
-        let number = |key: &[u8]| said.get(key).and_then(Found::integer);
-        assert_eq!(number(b"metadata_size"), Some(31_235));
-        assert_eq!(number(b"reqq"), Some(250));
-        assert_eq!(number(b"upload_only"), Some(1));
+        assert_eq!(ask(&mut metadata, 0), Err(TooMany));
     }
 }

@@ -9,10 +9,12 @@
 mod accept;
 mod ask;
 mod back;
+mod extensions;
 mod forward;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzed;
 mod metadata;
+mod pex;
 mod plain;
 mod serve;
 mod source;

@@ -5,12 +5,11 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tokio::net::TcpStream;
-
 use super::accept::{Listening, UploaderError};
-use super::serve::{Closed, Connection as _, serve};
+use super::pex::Roster;
+use super::serve::{Connection as _, Peer, serve};
 use super::source::{OnSent, SegmentSource};
-use crate::crowd::{Crowd, Place};
+use crate::crowd::Crowd;
 
 /// Connections served at once; more are closed at once.
 const MAX_CONNECTIONS: usize = 256;
@@ -30,10 +29,18 @@ impl PlainListener {
         on_sent: OnSent,
     ) -> Result<Self, UploaderError> {
         let crowd = Crowd::new(MAX_CONNECTIONS, MAX_FROM_ONE_SOURCE);
+        let roster = Roster::default();
         let listening = Listening::start(addr, move |stream, peer| {
             let place = crowd.enter(peer.ip())?;
             let (source, on_sent) = (source.clone(), on_sent.clone());
-            Some(receive(stream, place, source, on_sent))
+            let roster = roster.clone();
+            Some(async move {
+                let _place = place;
+                stream.set_nodelay(true)?;
+                stream.acknowledge_at_once();
+                let client = Peer::Client(&roster, peer.ip());
+                serve(stream, &*source, &on_sent, || BATCH_BYTES, client).await
+            })
         });
         listening.await.map(Self)
     }
@@ -45,22 +52,12 @@ impl PlainListener {
     }
 }
 
-async fn receive(
-    stream: TcpStream,
-    _place: Place,
-    source: Arc<dyn SegmentSource>,
-    on_sent: OnSent,
-) -> Result<(), Closed> {
-    stream.set_nodelay(true)?;
-    stream.acknowledge_at_once();
-    serve(stream, &*source, &on_sent, || BATCH_BYTES, None).await
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpStream;
 
     use super::super::source::Served;
     use super::super::wire;
@@ -68,9 +65,13 @@ mod tests {
     use crate::gate::memory::MemoryIo;
 
     const HASH: [u8; 20] = [7; 20];
+    /// A request outside of the file, which ends a connection.
+    const OUTSIDE: [u8; 17] = [0, 0, 0, 13, 6, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0x40, 0];
 
-    /// Has one file of two pieces.
-    struct One;
+    /// Has one file of two pieces, of which clients may be told where else it is, or not.
+    struct One {
+        pex: bool,
+    }
 
     impl SegmentSource for One {
         fn find(&self, info_hash: [u8; 20]) -> Option<Served> {
@@ -81,13 +82,21 @@ mod tests {
                 metadata: Some(Arc::from(&b"d4:infoe"[..])),
             })
         }
+
+        fn exchange(&self, info_hash: [u8; 20]) -> Option<Vec<SocketAddr>> {
+            (self.pex && info_hash == HASH).then(Vec::new)
+        }
+    }
+
+    async fn listener(pex: bool) -> PlainListener {
+        let anywhere = "127.0.0.1:0".parse().unwrap();
+        let one = Arc::new(One { pex });
+        let bound = PlainListener::bind(anywhere, one, Arc::new(|_, _| {}));
+        bound.await.unwrap()
     }
 
     async fn one() -> (PlainListener, TcpStream) {
-        let anywhere = "127.0.0.1:0".parse().unwrap();
-        let listener = PlainListener::bind(anywhere, Arc::new(One), Arc::new(|_, _| {}))
-            .await
-            .unwrap();
+        let listener = listener(false).await;
         let stream = TcpStream::connect(listener.local_addr()).await.unwrap();
         (listener, stream)
     }
@@ -118,8 +127,7 @@ mod tests {
             if knows {
                 wire::know_extensions(&mut hello);
             }
-            // A request outside of the file ends it.
-            hello.extend([0, 0, 0, 13, 6, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0x40, 0]);
+            hello.extend(OUTSIDE);
             stream.write_all(&hello).await.unwrap();
             let said = rest(stream).await;
             let answered: &[u8; 68] = said.first_chunk().unwrap();
@@ -127,6 +135,43 @@ mod tests {
             assert_eq!(wire::knows_extensions(answered), knows);
             let names = b"11:ut_metadata";
             assert_eq!(said.windows(names.len()).any(|part| part == names), knows);
+        }
+    }
+
+    fn has(said: &[u8], words: &[u8]) -> bool {
+        said.windows(words.len()).any(|part| part == words)
+    }
+
+    /// Connects a client that listens at this port, and returns what it was told first.
+    async fn client(listener: &PlainListener, port: u16) -> (TcpStream, Vec<u8>) {
+        let mut stream = TcpStream::connect(listener.local_addr()).await.unwrap();
+        let mut hello = wire::handshake(&HASH, &[1; 20]);
+        wire::know_extensions(&mut hello);
+        let names = format!("\0d1:md11:ut_metadatai3e6:ut_pexi4ee1:pi{port}ee");
+        hello.extend(wire::extended(&[names.as_bytes()]));
+        // Who gets an answer to this has been heard.
+        hello.extend(wire::extended(&[b"\x01d8:msg_typei0e5:piecei0ee"]));
+        stream.write_all(&hello).await.unwrap();
+        let mut said = Vec::new();
+        while !has(&said, b"8:msg_typei1e") {
+            let read = stream.read_buf(&mut said);
+            let read = tokio::time::timeout(Duration::from_secs(20), read).await;
+            assert!(read.unwrap().unwrap() > 0);
+        }
+        (stream, said)
+    }
+
+    #[tokio::test]
+    async fn clients_are_told_of_each_other_where_that_is_allowed() {
+        for pex in [false, true] {
+            let listener = listener(pex).await;
+            let _first = client(&listener, 0x1e61).await;
+            let (mut second, mut said) = client(&listener, 0x1e62).await;
+            second.write_all(&OUTSIDE).await.unwrap();
+            said.extend(rest(second).await);
+            assert_eq!(has(&said, b"6:ut_pexi2e"), pex);
+            assert_eq!(has(&said, b"\x14\x04d5:added6:\x7f\0\0\x01\x1e\x61"), pex);
+            assert_eq!(has(&said, b"5:added"), pex);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! One connection of the giving side: what a peer asks for is read from the segments and sent.
 //!
-//! It speaks the part of BEP 3 that a holder of everything needs, and with peers that are no members that of BEP 9.
+//! It speaks the part of BEP 3 that a holder of everything needs, and with peers that are no members that of BEP 9 and 11.
 
 use std::collections::VecDeque;
 use std::io;
@@ -16,7 +16,9 @@ use tokio::time::{Instant, timeout};
 
 use super::ask::{self, AskError};
 use super::back::DialBack;
-use super::metadata::{Metadata, TooMany};
+use super::extensions::Extensions;
+use super::metadata::TooMany;
+use super::pex::{Exchange, Roster};
 use super::source::{OnSent, SegmentSource, Served};
 use super::wire::{self, HANDSHAKE_BYTES, Message, PIECE_HEADER_BYTES, Request, WireError};
 use crate::link::{Link, LinkError};
@@ -77,14 +79,22 @@ impl Connection for TcpStream {
     }
 }
 
-/// Serves one connection until the peer leaves. `batch` says how many bytes may be read at once. With `back`
-/// who came from that address is dialled when it asks for it.
+/// Who is served, and from where it comes.
+#[derive(Clone, Copy)]
+pub(super) enum Peer<'a> {
+    /// A member of the cluster. It is dialled when it asks for it.
+    Member(&'a DialBack, IpAddr),
+    /// Anybody. All of them are on the roster.
+    Client(&'a Roster, IpAddr),
+}
+
+/// Serves one connection until the peer leaves. `batch` says how many bytes may be read at once.
 pub(super) async fn serve(
     mut stream: impl Connection,
     source: &dyn SegmentSource,
     on_sent: &OnSent,
     batch: impl Fn() -> usize,
-    back: Option<(&DialBack, IpAddr)>,
+    peer: Peer<'_>,
 ) -> Result<(), Closed> {
     stream.acknowledge_at_once();
     let mut hello = [0; HANDSHAKE_BYTES];
@@ -94,7 +104,7 @@ pub(super) async fn serve(
     let info_hash = wire::parse_handshake(&hello)?;
     let Some(served) = source.find(info_hash) else {
         let mut answered = ask::answer(&mut stream, source, info_hash).await?;
-        if let Some((back, asker)) = back.filter(|_| !answered) {
+        if let (false, Peer::Member(back, asker)) = (answered, peer) {
             answered = back.answer(&mut stream, info_hash, asker).await?;
         }
         return if answered {
@@ -108,23 +118,29 @@ pub(super) async fn serve(
     let pieces = piece_count(served.len, served.piece_bytes);
     let mut out = wire::handshake(&info_hash, &wire::peer_id());
     let info = served.metadata.clone();
-    let metadata = info
+    let pex = match peer {
+        Peer::Client(roster, client) if source.exchange(info_hash).is_some() => {
+            Some(Exchange::new(roster.clone(), info_hash, client))
+        }
+        _ => None,
+    };
+    let extensions = info
         .filter(|_| wire::knows_extensions(&hello))
-        .map(Metadata::new);
+        .map(|info| Extensions::new(info, pex));
     let greeting = wire::greeting(u32::try_from(pieces).unwrap_or(u32::MAX));
-    if let Some(metadata) = &metadata {
+    if let Some(extensions) = &extensions {
         wire::know_extensions(&mut out);
-        out.extend(metadata.hello(MAX_QUEUED / 8));
+        out.extend(extensions.hello(MAX_QUEUED / 8));
     }
     out.extend(greeting);
     send(&mut stream, &out).await?;
 
     let mut requests = Requests {
-        metadata,
+        extensions,
         ..Requests::default()
     };
     while requests.gather(&mut stream, &served).await? {
-        requests.tell(&mut stream, &mut out).await?;
+        requests.tell(&mut stream, source, &mut out).await?;
         let blocks = requests.take(batch());
         if blocks.is_empty() {
             continue;
@@ -132,6 +148,7 @@ pub(super) async fn serve(
         let payload = read(&served, blocks, &mut out).await?;
         send(&mut stream, &out).await?;
         on_sent(info_hash, payload);
+        requests.served_at = Instant::now();
     }
     Ok(())
 }
@@ -146,14 +163,27 @@ fn patience(requests: usize, more: bool) -> Option<Duration> {
 }
 
 /// What a peer has asked for.
-#[derive(Default)]
 struct Requests {
     input: Vec<u8>,
     queue: VecDeque<(u64, Request)>,
     /// Bytes asked for since the beginning.
     asked: u64,
-    /// What the peer may be told besides, if it knows how to ask.
-    metadata: Option<Metadata>,
+    /// When it was last given something that it had asked for, or came.
+    served_at: Instant,
+    /// What the peer may be told besides, if it knows how to listen.
+    extensions: Option<Extensions>,
+}
+
+impl Default for Requests {
+    fn default() -> Self {
+        Self {
+            input: Vec::new(),
+            queue: VecDeque::new(),
+            asked: 0,
+            served_at: Instant::now(),
+            extensions: None,
+        }
+    }
 }
 
 impl Requests {
@@ -168,15 +198,22 @@ impl Requests {
         stream: &mut impl Connection,
         served: &Served,
     ) -> Result<bool, Closed> {
-        let idle = Instant::now() + IDLE_TIMEOUT;
         loop {
-            if self.metadata.as_ref().is_some_and(Metadata::is_asked) {
+            let extensions = self.extensions.as_ref();
+            if extensions.is_some_and(Extensions::is_asked) {
                 return Ok(true);
             }
             let Some(patience) = patience(self.queue.len(), self.asked < served.len) else {
                 return Ok(true);
             };
-            let patience = patience.min(idle.saturating_duration_since(Instant::now()));
+            let idle = self.served_at + IDLE_TIMEOUT;
+            let due = extensions.and_then(Extensions::due);
+            let until = due.map_or(idle, |due| due.min(idle));
+            let now = Instant::now();
+            let patience = patience.min(until.saturating_duration_since(now));
+            if due.is_some_and(|due| due <= now) {
+                return Ok(true);
+            }
             self.input.reserve(4 << 10);
             match timeout(patience, stream.read_buf(&mut self.input)).await {
                 Ok(read) => {
@@ -184,8 +221,9 @@ impl Requests {
                         return Ok(false);
                     }
                 }
-                Err(_) if self.queue.is_empty() => return Err(Closed::Idle),
-                Err(_) => return Ok(true),
+                Err(_) if !self.queue.is_empty() => return Ok(true),
+                Err(_) if idle <= Instant::now() => return Err(Closed::Idle),
+                Err(_) => continue,
             }
             let first = self.asked == 0;
             self.take_messages(served)?;
@@ -210,8 +248,8 @@ impl Requests {
                     self.asked += u64::from(request.len);
                 }
                 Message::Extended(body) => {
-                    if let Some(metadata) = &mut self.metadata {
-                        metadata.hear(body)?;
+                    if let Some(extensions) = &mut self.extensions {
+                        extensions.hear(body)?;
                     }
                 }
                 Message::Other => {}
@@ -221,19 +259,25 @@ impl Requests {
         Ok(())
     }
 
-    /// Tells the peer what it has asked for besides blocks.
+    /// Tells the peer what it has asked for besides blocks, and who else takes the torrent.
     async fn tell(
         &mut self,
         stream: &mut impl Connection,
+        source: &dyn SegmentSource,
         out: &mut Vec<u8>,
     ) -> Result<(), Closed> {
-        let Some(metadata) = &mut self.metadata else {
+        let Some(extensions) = &mut self.extensions else {
             return Ok(());
         };
         out.clear();
-        while metadata.answer(out) {
+        while extensions.answer(out) {
             send(stream, out).await?;
             out.clear();
+            self.served_at = Instant::now();
+        }
+        extensions.tell(Instant::now(), |info_hash| source.exchange(info_hash), out);
+        if !out.is_empty() {
+            send(stream, out).await?;
         }
         Ok(())
     }
@@ -422,5 +466,39 @@ mod tests {
         assert_eq!(ours.1.load(Ordering::Relaxed), 0);
         drop(peer);
         assert!(!requests.gather(&mut ours, &served).await.unwrap());
+    }
+
+    /// Has nothing.
+    struct Nothing;
+
+    impl SegmentSource for Nothing {
+        fn find(&self, _: [u8; 20]) -> Option<Served> {
+            None
+        }
+    }
+
+    #[tokio::test]
+    async fn who_is_told_something_and_asks_for_nothing_goes() {
+        let (_peer, ours) = tokio::io::duplex(1 << 10);
+        let mut ours = Counted(ours, AtomicUsize::new(0));
+        let served = Served {
+            len: 1,
+            piece_bytes: 16 << 10,
+            io: Arc::new(MemoryIo::empty(1)),
+            metadata: None,
+        };
+        let pex = Exchange::new(Roster::default(), [7; 20], "10.0.0.1".parse().unwrap());
+        let mut extensions = Extensions::new(Arc::from(&b"de"[..]), Some(pex));
+        extensions.hear(b"\0d1:md6:ut_pexi4eee").unwrap();
+        let mut requests = Requests {
+            extensions: Some(extensions),
+            served_at: Instant::now().checked_sub(IDLE_TIMEOUT).unwrap(),
+            ..Requests::default()
+        };
+        assert!(requests.gather(&mut ours, &served).await.unwrap());
+        let mut out = Vec::new();
+        requests.tell(&mut ours, &Nothing, &mut out).await.unwrap();
+        let ended = requests.gather(&mut ours, &served).await;
+        assert!(matches!(ended, Err(Closed::Idle)), "{ended:?}");
     }
 }

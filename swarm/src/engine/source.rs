@@ -1,5 +1,6 @@
 //! What the giving side needs to know of this node.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::inventory::Answer;
@@ -22,6 +23,11 @@ pub struct Served {
 pub trait SegmentSource: Send + Sync + 'static {
     /// The segment with this info hash, if it is held here. Must answer from memory, without blocking.
     fn find(&self, info_hash: [u8; 20]) -> Option<Served>;
+
+    /// If clients that take this torrent may be told of each other (BEP 11): where else it can be had. Must answer from memory.
+    fn exchange(&self, _info_hash: [u8; 20]) -> Option<Vec<SocketAddr>> {
+        None
+    }
 
     /// How this node stands with the snapshot that has this [`crate::inventory::topic`], if it has a part in it, with
     /// the piece hashes of those of `wants` that it holds. Must answer from memory. A source of mere segments has nothing

@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 
 use super::accept::{Listening, UploaderError};
 use super::back::DialBack;
-use super::serve::{Closed, Connection as _, serve};
+use super::serve::{Closed, Connection as _, Peer, serve};
 use super::source::{OnSent, SegmentSource};
 use crate::link::{Lobby, Security, Visit};
 
@@ -81,7 +81,8 @@ impl Host {
         let batch = || batch_bytes(MAX_CONNECTIONS - self.peers.available_permits());
         let _peer = self.peers.try_acquire()?;
         let (source, on_sent) = (&*self.source, &self.on_sent);
-        serve(link, source, on_sent, batch, Some((&self.back, peer))).await
+        let member = Peer::Member(&self.back, peer);
+        serve(link, source, on_sent, batch, member).await
     }
 }
 

@@ -14,6 +14,7 @@ use super::swarms::Counts;
 use super::{INTERVAL, MIN_INTERVAL};
 use crate::bencode::Bencode;
 use crate::bencode::found::Dictionary;
+use crate::compact::compact;
 use crate::discovery::announcement::ContentId;
 
 /// Longest answer that is read, in bytes: one with [`MAX_PEERS`] and a signature has at most 3,800.
@@ -86,7 +87,7 @@ impl Answer {
         ]);
         match form {
             Form::Compact => {
-                let [v4, v6] = compact(&self.peers);
+                let [v4, v6] = compact(self.peers.iter().map(|peer| peer.address));
                 entries.insert(b"peers".to_vec(), Bencode::Bytes(v4));
                 if !v6.is_empty() {
                     entries.insert(b"peers6".to_vec(), Bencode::Bytes(v6));
@@ -181,19 +182,6 @@ fn number(number: u32) -> Bencode {
 
 fn seconds(time: Duration) -> Bencode {
     Bencode::Integer(i64::try_from(time.as_secs()).unwrap_or(i64::MAX))
-}
-
-/// The strings of the two families.
-fn compact(peers: &[Listed]) -> [Vec<u8>; 2] {
-    let [mut v4, mut v6] = [const { Vec::new() }; 2];
-    for peer in peers {
-        let port = peer.address.port().to_be_bytes();
-        match peer.address.ip() {
-            IpAddr::V4(ip) => v4.extend(ip.octets().into_iter().chain(port)),
-            IpAddr::V6(ip) => v6.extend(ip.octets().into_iter().chain(port)),
-        }
-    }
-    [v4, v6]
 }
 
 fn dictionary(peer: &Listed, with_id: bool) -> Bencode {

@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use modelcache_crds::model_cache::SourcePolicy;
 use modelcache_crds::model_cache_node::Phase;
-use modelcache_swarm::store::SnapshotStore;
 
 use super::super::node::{Outlook, time_of};
+use super::super::{Learn, PublicSnapshot};
 use super::Entry;
 use crate::reasons;
 use crate::state::{Problem, SnapshotState};
@@ -22,10 +22,21 @@ impl Entry {
     }
 
     /// The snapshot, if other BitTorrent clients may take its files now.
-    pub(in crate::core) fn public(&self, now: Instant) -> Option<&SnapshotStore> {
+    pub(in crate::core) fn public(&self, now: Instant) -> Option<PublicSnapshot> {
+        let peers = self.wanted.peers;
         let ready = self.phase(now).0 == Phase::Ready;
-        let allowed = ready && self.wanted.plain_bit_torrent;
-        self.store.as_ref().filter(|_| allowed)
+        let store = self
+            .store
+            .as_ref()
+            .filter(|_| ready && peers.plain_bit_torrent)?;
+        let learn = Learn {
+            pex: peers.pex.then(|| self.alone.members().collect()),
+            dht: peers.dht,
+        };
+        Some(PublicSnapshot {
+            store: store.clone(),
+            learn,
+        })
     }
 
     /// Everything about it for the outside.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use modelcache_crds::model_cache::SourcePolicy;
+use modelcache_crds::model_cache::{Peers, SourcePolicy};
 use modelcache_crds::model_cache_node::{NodeModel, NodeSnapshot, NodeSnapshotStatus, Phase};
 use modelcache_crds::names;
 
@@ -16,8 +16,8 @@ use crate::reconcile::validate::World;
 struct Holding {
     snapshot: String,
     policy: SourcePolicy,
-    /// Other BitTorrent clients may take it. Never of what is only kept.
-    plain: bool,
+    /// How other BitTorrent clients may take it. Not at all of what is only kept.
+    peers: Peers,
 }
 
 type Holdings = BTreeMap<NodeModel, Holding>;
@@ -84,7 +84,10 @@ fn assign(world: &World, plan: &Plan, picture: &Picture) -> BTreeMap<String, Hol
                     let holding = Holding {
                         snapshot,
                         policy: cache.policy,
-                        plain: outlook_of_model.plain == Plain::On,
+                        peers: match outlook_of_model.plain {
+                            Plain::On => model.peers,
+                            Plain::Off | Plain::NotPublic(_) => Peers::default(),
+                        },
                     };
                     assigned
                         .entry(node)
@@ -133,7 +136,7 @@ fn keep(
             let holding = Holding {
                 snapshot: snapshot.name.clone(),
                 policy: snapshot.source,
-                plain: false,
+                peers: Peers::default(),
             };
             holdings.insert(model.clone(), holding);
         }
@@ -149,10 +152,14 @@ fn by_snapshot(holdings: Holdings) -> Vec<NodeSnapshot> {
                 name: holding.snapshot,
                 source: holding.policy,
                 plain_bit_torrent: false,
+                pex: false,
+                dht: false,
                 models: Vec::new(),
             });
         snapshot.source = freer(snapshot.source, holding.policy);
-        snapshot.plain_bit_torrent |= holding.plain;
+        snapshot.plain_bit_torrent |= holding.peers.plain_bit_torrent;
+        snapshot.pex |= holding.peers.pex;
+        snapshot.dht |= holding.peers.dht;
         snapshot.models.push(model);
     }
     snapshots.into_values().collect()

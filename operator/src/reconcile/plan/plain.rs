@@ -46,7 +46,7 @@ pub(super) fn plan(world: &World, plan: &mut Plan) {
     for (cache, outlook) in world.caches.iter().zip(&mut plan.outlooks) {
         for (model, outlook) in cache.models.iter().zip(&mut outlook.models) {
             outlook.plain = match outlook.state.facts() {
-                _ if !model.plain_bit_torrent => Plain::Off,
+                _ if !model.peers.plain_bit_torrent => Plain::Off,
                 _ if model.secret.is_some() => Plain::NotPublic(NotPublic::Token),
                 None => Plain::Off,
                 Some(facts) => match with_token.get(&facts.name) {
@@ -113,6 +113,29 @@ mod tests {
             let refused = Plain::NotPublic(NotPublic::TokenOf(model("one", "m")));
             assert_eq!(planned(&other), (vec![Plain::Off, refused], false));
         }
+    }
+
+    #[test]
+    fn pex_and_dht_are_for_what_is_given() {
+        let planned = |scene: &Scene| {
+            let (_, plan) = scene.plan();
+            let mut snapshots = plan.nodes.values().flat_map(|node| &node.snapshots);
+            let snapshot = snapshots.next().unwrap();
+            (snapshot.pex, snapshot.dht)
+        };
+        let one = |more: &str, token| known().cache("one", &spec(more, token, false));
+        assert_eq!(planned(&one("true", "")), (false, false));
+        assert_eq!(planned(&one("true, pex: true", "")), (true, false));
+        assert_eq!(planned(&one("true, dht: true", "")), (false, true));
+        // As with plainBitTorrent, one ModelCache that allows it is enough.
+        let both = one("true, pex: true", "").cache("two", &spec("true, dht: true", "", false));
+        assert_eq!(planned(&both), (true, true));
+        let all = "true, pex: true, dht: true";
+        assert_eq!(planned(&one(all, TOKEN)), (false, false));
+        let alone = "false, pex: true, dht: true";
+        assert_eq!(planned(&one(alone, "")), (false, false));
+        let other = one(all, "").cache("two", &spec("false", TOKEN, false));
+        assert_eq!(planned(&other), (false, false));
     }
 
     #[test]

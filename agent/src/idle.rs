@@ -10,8 +10,8 @@ pub(crate) async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'st
     let (done, result) = oneshot::channel();
     let thread = std::thread::Builder::new().name("idle".to_owned());
     let started = thread.spawn(move || {
-        // Of this thread only. It may always become lower; if not, the work is done all the same.
-        let _ = rustix::process::nice(NICE);
+        // Of this thread only, as Linux means it. It may always become lower; if not, the work is done all the same.
+        let _ = rustix::process::setpriority_process(None, NICE);
         let _ = done.send(work());
     });
     started.ok()?;
@@ -22,7 +22,7 @@ pub(crate) async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'st
 mod tests {
     #[tokio::test]
     async fn only_the_thread_of_the_work_is_slowed() {
-        let nice = || rustix::process::nice(0).unwrap();
+        let nice = || rustix::process::getpriority_process(None).unwrap();
         let ours = nice();
         assert_eq!(super::run(nice).await, Some(super::NICE));
         assert_eq!(nice(), ours);

@@ -21,6 +21,7 @@ use crate::discovery::lsd;
 use crate::inventory;
 use crate::secret::{Key, Keyring};
 
+pub use crate::discovery::hali::packet::fuzzed::hali;
 pub use crate::discovery::wire::fuzzed::{announcement, announcement_raw};
 pub use crate::engine::fuzzed::{extension, plain_listener, wire};
 pub use crate::metainfo::file::fuzzed::torrent;

@@ -243,5 +243,7 @@ pub fn decode(packet: &[u8], secret: &HaliSecret) -> Result<Packet, Refusal> {
     })
 }
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzed;
 #[cfg(test)]
 mod tests;

@@ -109,9 +109,17 @@ impl Ledger {
         })
     }
 
+    /// A node that fetches takes half as many at once: all the others wait for what it fetches, and the hub's link is not full
+    /// while the node's own is shared among many.
     fn may_take(&self, node: NodeId) -> bool {
         let node = &self.nodes[node];
-        node.address.is_some() && node.takes < self.settings.takes_per_node
+        let most = self.settings.takes_per_node;
+        let most = if node.fetches > 0 {
+            most.div_ceil(2)
+        } else {
+            most
+        };
+        node.address.is_some() && node.takes < most
     }
 
     fn take_one(&mut self, taker: NodeId, from: Option<NodeId>, now: u64) -> bool {

@@ -166,8 +166,28 @@ fn many() {
         link: megabits(12),
         ..World::default()
     };
-    let outcome = within(&world, 12, 1260, 1000);
+    let outcome = within(&world, 12, 1220, 1000);
     assert!(outcome.last() * 10 <= outcome.median() * 12);
+}
+
+#[test]
+fn fetches_that_get_little_of_their_nodes_links() {
+    let fast = World {
+        hub: Some(megabits(640)),
+        fetch_share: 2,
+        ..World::default()
+    };
+    within(&fast, 160, 1110, 1000);
+    let many = World {
+        nodes: nodes(0, 64),
+        segments: 256,
+        segment_bytes: 256 << 10,
+        hub: Some(megabits(12)),
+        link: megabits(12),
+        fetch_share: 2,
+        ..World::default()
+    };
+    within(&many, 12, 1270, 1000);
 }
 
 #[test]

@@ -50,6 +50,11 @@ struct World {
     start: u64,
     /// From the last byte of a transfer until the segment is durable.
     commit: u64,
+    /// The share of a link that a fetch gets beside a take, on average. In the laboratory's `cold` four fetches at once take as
+    /// long as the hub's link needs for four, while takes share each node's link with them. From half of it to half as much
+    /// again: connections never share evenly, and if they did, fetches that began together would end together, and leave the
+    /// hub's link idle.
+    fetch_share: u64,
     /// When the hub's link changes to another rate.
     change: Option<(u64, u64)>,
 }
@@ -67,6 +72,7 @@ impl Default for World {
             latency: 3,
             start: 5,
             commit: 4,
+            fetch_share: 4,
             change: None,
         }
     }
@@ -146,12 +152,6 @@ struct Run {
     outcome: Outcome,
     dice: Dice,
 }
-
-/// The share of a link that a fetch gets beside takes, on average. In the laboratory's `cold` four fetches at once take as long
-/// as the hub's link needs for four, while fourteen takes share each node's link with them. From half of it to half as much
-/// again: connections never share evenly, and if they did, fetches that began together would end together, and leave the hub's
-/// link idle.
-const FETCH: u64 = 4;
 
 /// The link of the hub, and those of a node to the others and to the hub.
 const HUB: usize = 0;
@@ -262,7 +262,8 @@ impl Run {
             }
             Event::Begin(id) => {
                 let Transfer { node, holder, .. } = self.transfers[&id];
-                let fetch = FETCH / 2 + self.dice.roll(FETCH + 1);
+                let share = self.world.fetch_share;
+                let fetch = share / 2 + self.dice.roll(share + 1);
                 let (path, weight, most) = match (holder, self.world.egress) {
                     (Some(holder), _) => (vec![up(holder), down(node)], 1, u64::MAX),
                     (None, Some(_)) => (vec![HUB, egress(node)], fetch, self.world.connection),

@@ -1,7 +1,7 @@
 //! A gated model on its way between two nodes: whoever listens gets none of it, and nothing of it lies where it should not.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Seek as _};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -110,7 +110,9 @@ pub(super) async fn run(world: &World) -> Result<Outcome> {
                         return Ok(false);
                     }
                     ensure!(model.found_in(&*file)? == 0, "a part of the model lies in {}", path.display());
-                    ensure!(token.found_in(File::open(path)?)? == 0, "the token lies in {}", path.display());
+                    // By its name it may be gone by now.
+                    file.rewind()?;
+                    ensure!(token.found_in(&*file)? == 0, "the token lies in {}", path.display());
                     Ok(true)
                 })?;
             }

@@ -26,13 +26,13 @@
 //! A datagram that one network has not heard yet can be carried there from another. The source's address must be among
 //! the signed ones, so that this takes forging it as well; and all that would be learned is where the node really is.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 
 use super::announcement::{Announcement, NodeName};
 use super::clock::{Now, UnixMillis};
 use super::refusal::Refusal;
-use super::window::{Tolerance, Window};
+use super::senders::Senders;
+use super::window::Tolerance;
 
 /// Most nodes that are remembered, some 300 bytes each.
 pub const MAX_NODES: usize = 4096;
@@ -45,13 +45,17 @@ struct Heard {
     highest: u64,
     /// Bit n: `highest - n` was heard.
     recent: u64,
-    /// The latest time in any of them.
-    latest: UnixMillis,
-    /// The floor when the node became known: what was sent before it may have been heard then, whatever its number.
-    floor: UnixMillis,
 }
 
 impl Heard {
+    fn first(announcement: &Announcement) -> Self {
+        Self {
+            boot: announcement.boot,
+            highest: announcement.sequence,
+            recent: 1,
+        }
+    }
+
     /// Whether this is heard for the first time.
     fn is_news(&self, announcement: &Announcement) -> bool {
         let Announcement { boot, sequence, .. } = *announcement;
@@ -68,9 +72,7 @@ impl Heard {
     fn note(&mut self, announcement: &Announcement) {
         let Announcement { boot, sequence, .. } = *announcement;
         if boot != self.boot {
-            self.boot = boot;
-            self.highest = sequence;
-            self.recent = 1;
+            *self = Self::first(announcement);
         } else if let Some(behind) = self.highest.checked_sub(sequence) {
             self.recent |= bit(behind);
         } else {
@@ -78,7 +80,6 @@ impl Heard {
             self.recent = self.recent.checked_shl(up).unwrap_or(0) | 1;
             self.highest = sequence;
         }
-        self.latest = self.latest.max(announcement.sent_at);
     }
 }
 
@@ -90,21 +91,13 @@ fn bit(behind: u64) -> u64 {
 
 /// Remembers what was heard.
 #[derive(Debug)]
-pub struct Guard {
-    window: Window,
-    most: usize,
-    nodes: HashMap<NodeName, Heard>,
-}
+pub struct Guard(Senders<NodeName, Heard>);
 
 impl Guard {
     /// Has heard nothing, and believes nothing that may have been heard before.
     #[must_use]
     pub fn new(tolerance: Tolerance, now: Now) -> Self {
-        Self {
-            window: Window::new(tolerance, now),
-            most: MAX_NODES,
-            nodes: HashMap::new(),
-        }
+        Self(Senders::new(tolerance, MAX_NODES, now))
     }
 
     /// Whether an announcement, whose signature was checked, is news. If so it is remembered.
@@ -114,79 +107,42 @@ impl Guard {
         source: IpAddr,
         now: Now,
     ) -> Result<(), Refusal> {
-        self.follow_clock(now);
-        let sent_at = announcement.sent_at;
-        if self.window.is_stale(sent_at) {
+        let Announcement { node, sent_at, .. } = announcement;
+        self.0.follow(now);
+        if self.0.is_stale(*sent_at) {
             return Err(Refusal::Stale);
         }
-        let known = self.nodes.get_mut(&announcement.node);
-        let floor = known
-            .as_ref()
-            .map_or(self.window.floor(), |heard| heard.floor);
-        if known
-            .as_ref()
-            .is_some_and(|heard| !heard.is_news(announcement))
-        {
+        let known = self.0.get(node);
+        if known.is_some_and(|known| !known.heard.is_news(announcement)) {
             return Err(Refusal::Replayed);
         }
-        if sent_at <= floor {
+        if *sent_at <= self.0.floor(node) {
             return Err(Refusal::PossiblyReplayed);
         }
         if !announcement.listening.names(source) {
             return Err(Refusal::Elsewhere);
         }
-        if let Some(heard) = known {
-            heard.note(announcement);
-            return Ok(());
-        }
-        if self.nodes.len() >= self.most {
-            self.forget_one();
-        }
-        let heard = Heard {
-            boot: announcement.boot,
-            highest: announcement.sequence,
-            recent: 1,
-            latest: sent_at,
-            floor,
-        };
-        self.nodes.insert(announcement.node.clone(), heard);
+        let first = Heard::first(announcement);
+        self.0
+            .note(node, *sent_at, first, |heard| heard.note(announcement));
         Ok(())
     }
 
-    /// Forgets the nodes of which everything that was heard is stale by now: it would be refused without them too.
+    /// Forgets the nodes of which everything that was heard is stale by now.
     pub fn forget_stale(&mut self, now: Now) {
-        self.follow_clock(now);
-        let oldest = self.window.oldest();
-        self.nodes.retain(|_, heard| heard.latest >= oldest);
+        self.0.forget_stale(now);
     }
 
     /// How many nodes are remembered.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.nodes.len()
+        self.0.len()
     }
 
     /// Whether no node is remembered.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.nodes.is_empty()
-    }
-
-    /// Makes room, and raises the floor above what was heard of the node that is forgotten.
-    fn forget_one(&mut self) {
-        let oldest = self.nodes.iter().min_by_key(|(_, heard)| heard.latest);
-        if let Some((node, latest)) = oldest.map(|(node, heard)| (node.clone(), heard.latest)) {
-            self.nodes.remove(&node);
-            self.window.raise_floor(latest);
-        }
-    }
-
-    fn follow_clock(&mut self, now: Now) {
-        if self.window.follow(now) {
-            for heard in self.nodes.values_mut() {
-                heard.floor = heard.floor.min(self.window.floor());
-            }
-        }
+        self.len() == 0
     }
 }
 

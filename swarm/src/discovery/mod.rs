@@ -18,6 +18,7 @@ pub mod named;
 pub mod net;
 pub mod rate;
 pub mod refusal;
+pub(crate) mod senders;
 pub mod service;
 pub mod table;
 pub mod timing;

@@ -225,7 +225,7 @@ fn a_replay_is_refused_whichever_way_the_clock_moves() {
 #[test]
 fn a_node_that_is_forgotten_to_save_memory_cannot_be_replayed() {
     let (mut guard, now) = settled();
-    guard.most = 3;
+    guard.0.most = 3;
     let recorded: Vec<_> = (0..10)
         .map(|node| {
             sent(
@@ -271,13 +271,13 @@ proptest! {
         let mut now = start();
         let first = now.wall;
         let mut guard = Guard::new(Tolerance::default(), now);
-        guard.most = 4;
+        guard.0.most = 4;
         let mut accepted = HashSet::new();
         for (which, after, restart) in deliveries {
             now = now.plus(Duration::from_millis(after));
             if restart {
                 guard = Guard::new(Tolerance::default(), now);
-                guard.most = 4;
+                guard.0.most = 4;
             }
             if after % 5 == 0 {
                 guard.forget_stale(now);

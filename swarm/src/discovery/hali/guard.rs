@@ -5,14 +5,14 @@
 //! What may have been heard before this process started, or was forgotten, is refused as by the other
 //! [`guard`](crate::discovery::guard).
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use super::packet::Packet;
-use crate::discovery::clock::{Now, UnixMillis};
+use crate::discovery::clock::Now;
 use crate::discovery::refusal::Refusal;
-use crate::discovery::window::{Tolerance, Window};
+use crate::discovery::senders::Senders;
+use crate::discovery::window::Tolerance;
 
 /// How far clocks may differ for hali.
 pub const TOLERANCE: Tolerance = Tolerance {
@@ -23,93 +23,41 @@ pub const TOLERANCE: Tolerance = Tolerance {
 /// Most senders that are remembered, some 300 bytes each.
 const MAX_NODES: usize = 1024;
 
-/// What was heard of one sender.
+/// Remembers what was heard: where the latest packet of each sender came from.
 #[derive(Debug)]
-struct Heard {
-    /// The time of its latest packet.
-    latest: UnixMillis,
-    /// Where that came from.
-    source: IpAddr,
-    /// The floor when the sender became known.
-    floor: UnixMillis,
-}
-
-/// Remembers what was heard.
-#[derive(Debug)]
-pub struct Guard {
-    window: Window,
-    nodes: HashMap<String, Heard>,
-}
+pub struct Guard(Senders<String, IpAddr>);
 
 impl Guard {
     /// Has heard nothing, and believes nothing that may have been heard before.
     #[must_use]
     pub fn new(tolerance: Tolerance, now: Now) -> Self {
-        Self {
-            window: Window::new(tolerance, now),
-            nodes: HashMap::new(),
-        }
+        Self(Senders::new(tolerance, MAX_NODES, now))
     }
 
     /// Whether a packet, whose signature was checked, is news. If so it is remembered.
     pub fn accept(&mut self, packet: &Packet, source: IpAddr, now: Now) -> Result<(), Refusal> {
-        self.follow_clock(now);
-        let sent_at = packet.sent_at;
-        if self.window.is_stale(sent_at) {
+        let Packet { node, sent_at, .. } = packet;
+        self.0.follow(now);
+        if self.0.is_stale(*sent_at) {
             return Err(Refusal::Stale);
         }
-        let known = self.nodes.get_mut(&packet.node);
-        if let Some(heard) = &known {
+        if let Some(known) = self.0.get(node) {
             // One announcement may take several packets.
-            let again = sent_at == heard.latest && source != heard.source;
-            if sent_at < heard.latest || again {
+            let again = *sent_at == known.latest && source != known.heard;
+            if *sent_at < known.latest || again {
                 return Err(Refusal::Replayed);
             }
         }
-        let floor = known
-            .as_ref()
-            .map_or(self.window.floor(), |heard| heard.floor);
-        if sent_at <= floor {
+        if *sent_at <= self.0.floor(node) {
             return Err(Refusal::PossiblyReplayed);
         }
-        if let Some(heard) = known {
-            (heard.latest, heard.source) = (sent_at, source);
-            return Ok(());
-        }
-        if self.nodes.len() >= MAX_NODES {
-            self.forget_one();
-        }
-        let heard = Heard {
-            latest: sent_at,
-            source,
-            floor,
-        };
-        self.nodes.insert(packet.node.clone(), heard);
+        self.0.note(node, *sent_at, source, |heard| *heard = source);
         Ok(())
     }
 
     /// Forgets senders whose packets would be too old anyway.
     pub fn forget_stale(&mut self, now: Now) {
-        self.follow_clock(now);
-        let oldest = self.window.oldest();
-        self.nodes.retain(|_, heard| heard.latest >= oldest);
-    }
-
-    /// Makes room, and raises the floor above what was heard of the sender that is forgotten.
-    fn forget_one(&mut self) {
-        let oldest = self.nodes.iter().min_by_key(|(_, heard)| heard.latest);
-        if let Some((node, latest)) = oldest.map(|(node, heard)| (node.clone(), heard.latest)) {
-            self.nodes.remove(&node);
-            self.window.raise_floor(latest);
-        }
-    }
-
-    fn follow_clock(&mut self, now: Now) {
-        if self.window.follow(now) {
-            for heard in self.nodes.values_mut() {
-                heard.floor = heard.floor.min(self.window.floor());
-            }
-        }
+        self.0.forget_stale(now);
     }
 }
 
@@ -118,6 +66,7 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
+    use crate::discovery::clock::UnixMillis;
 
     fn start() -> Now {
         Now {
@@ -210,10 +159,10 @@ mod tests {
             let sent_at = now.plus(Duration::from_millis(number as u64));
             assert_eq!(guard.accept(&packet(&node, sent_at), host(1), now), Ok(()));
         }
-        assert_eq!(guard.nodes.len(), MAX_NODES);
+        assert_eq!(guard.0.len(), MAX_NODES);
         let again = guard.accept(&packet("0000", now), host(2), now);
         assert_eq!(again, Err(Refusal::PossiblyReplayed));
         guard.forget_stale(later(now, 60));
-        assert!(guard.nodes.is_empty());
+        assert_eq!(guard.0.len(), 0);
     }
 }

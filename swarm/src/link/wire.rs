@@ -10,7 +10,7 @@ pub trait Wire: AsyncRead + AsyncWrite + Unpin {
     /// Says that the reader need not be woken before so many bytes are there, at least 1, or the end is.
     ///
     /// A record travels in some 40 packets. On a link that is slower than the processor each would wake its reader, which can
-    /// do nothing with it; that costs more than decrypting.
+    /// do nothing with it.
     fn wake_at(&self, bytes: usize);
 }
 

@@ -50,6 +50,19 @@ fn is_left(one: &SnapshotStore, index: u32, data: &[u8]) -> bool {
     one.is_left(index, &*writer, &pieces(data))
 }
 
+/// Brings all of the large file with the third segment wrong, which is found out.
+fn spoil(one: &SnapshotStore, right: impl Fn(u32) -> Vec<u8>) {
+    for index in 0..5 {
+        let mut data = right(index);
+        data[7] ^= u8::from(index == 2);
+        fill_with(one, index, &data, Source::Peer).unwrap();
+    }
+    assert!(matches!(
+        one.verify().unwrap()[..],
+        [Verdict::Corrupt { .. }]
+    ));
+}
+
 #[test]
 fn of_a_wrong_blob_only_the_wrong_segments_are_brought_again() {
     let root = tempfile::tempdir().unwrap();
@@ -58,15 +71,7 @@ fn of_a_wrong_blob_only_the_wrong_segments_are_brought_again() {
     let (_store, one) = open(root.path(), &snapshot);
     let right = |index: u32| catalogue.segment(&one.segments()[index as usize]);
     assert!(!is_left(&one, 0, &right(0)), "nothing was here yet");
-    for index in 0..5 {
-        let mut data = right(index);
-        data[7] ^= u8::from(index == 2);
-        fill_with(&one, index, &data, Source::Peer).unwrap();
-    }
-    assert!(matches!(
-        one.verify().unwrap()[..],
-        [Verdict::Corrupt { .. }]
-    ));
+    spoil(&one, right);
     assert!(one.held().is_empty());
     for index in 0..5 {
         let writer = one.writer(index).unwrap();
@@ -100,15 +105,7 @@ fn a_blob_that_is_wrong_once_more_begins_from_nothing() {
     let (_store, one) = open(root.path(), &snapshot);
     let right = |index: u32| catalogue.segment(&one.segments()[index as usize]);
     for stays in [true, false] {
-        for index in 0..5 {
-            let mut data = right(index);
-            data[7] ^= u8::from(index == 2);
-            fill_with(&one, index, &data, Source::Peer).unwrap();
-        }
-        assert!(matches!(
-            one.verify().unwrap()[..],
-            [Verdict::Corrupt { .. }]
-        ));
+        spoil(&one, right);
         assert_eq!(partial.exists(), stays);
         assert_eq!(is_left(&one, 0, &right(0)), stays);
     }

@@ -57,7 +57,7 @@ fn a_proven_content_is_held_and_published_like_any_other() {
     let mut catalogue = Catalogue::default();
     let snapshot = large(&mut catalogue);
     let id = snapshot.files[0].blob;
-    let (_store, one) = open(root.path(), &snapshot);
+    let (store, one) = open(root.path(), &snapshot);
     one.reserve().unwrap();
     catalogue.fill(&one, 3, Source::Origin).unwrap();
     let place = written(&one, &id, &catalogue.contents[&id]).unwrap();
@@ -80,7 +80,7 @@ fn a_proven_content_is_held_and_published_like_any_other() {
         1024,
         "what the hub gave stays counted"
     );
-    drop((_store, one));
+    drop((store, one));
     let (_store, one) = open(root.path(), &snapshot);
     assert_eq!(one.held(), held);
 }

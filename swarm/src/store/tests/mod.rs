@@ -6,6 +6,7 @@ mod flow;
 mod layout;
 pub(super) mod power;
 mod published;
+mod resume;
 mod room;
 mod sharing;
 mod wrong;

@@ -10,6 +10,7 @@ use rustix::io::{ReadWriteFlags, preadv2};
 
 use super::layout::Layout;
 use super::ranges::Ranges;
+use super::recovered::Recovered;
 use super::{disk, locked};
 use crate::segment::BlobId;
 use crate::verify::Prefix;
@@ -40,17 +41,21 @@ pub(super) struct BlobState {
 }
 
 impl Blob {
-    pub(super) fn new(id: BlobId, size: u64, verified: bool, durable: Ranges) -> Self {
+    pub(super) fn new(id: BlobId, size: u64, verified: bool, journalled: Recovered) -> Self {
+        let prefix = match &journalled.hashed {
+            Some(checkpoint) => Prefix::resume(id, size, checkpoint),
+            None => Prefix::new(id, size),
+        };
         Self {
             id,
             size,
             state: Mutex::new(BlobState {
                 verified,
-                durable,
+                durable: journalled.durable,
                 leftover: Ranges::default(),
                 fault: None,
             }),
-            prefix: Mutex::new(Prefix::new(id, size)),
+            prefix: Mutex::new(prefix),
         }
     }
 

@@ -82,6 +82,14 @@ impl Claim {
         claimed == segment.len()
     }
 
+    /// The blobs that it does not fill alone.
+    pub(super) fn partial(&self) -> impl Iterator<Item = &Arc<Blob>> {
+        self.blobs.iter().filter(|blob| {
+            let ranges = self.ranges.get(&blob.id).into_iter().flatten();
+            ranges.map(|(start, end)| end - start).sum::<u64>() < blob.size
+        })
+    }
+
     /// Its gaps are durable now.
     fn cover(&self) {
         for blob in &self.blobs {

@@ -16,6 +16,7 @@ use super::disk;
 use super::error::StoreError;
 use super::{Source, locked};
 use crate::segment::{BlobId, Extent, PieceHashes, Segment};
+use crate::verify::Checkpoint;
 
 /// One line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,8 +31,17 @@ pub(super) enum Record {
         /// Where its bytes came from; absent when another snapshot had them here already.
         from: Option<Source>,
     },
+    /// How far a blob was hashed: of bytes that records before it say are durable.
+    Hashed {
+        blob: String,
+        #[serde(flatten)]
+        checkpoint: Checkpoint,
+    },
     /// Bytes received by segments whose records were dropped.
     Received { origin: u64, peer: u64 },
+    /// Of a later version: what else the journal says is true all the same.
+    #[serde(other)]
+    Unknown,
 }
 
 impl Record {
@@ -45,6 +55,13 @@ impl Record {
                 .collect(),
             pieces,
             from,
+        }
+    }
+
+    pub(super) fn hashed(blob: BlobId, checkpoint: Checkpoint) -> Self {
+        Self::Hashed {
+            blob: blob.to_string(),
+            checkpoint,
         }
     }
 
@@ -63,7 +80,25 @@ impl Record {
                     })
                 })
                 .collect(),
-            Self::Received { .. } => Vec::new(),
+            Self::Hashed { .. } | Self::Received { .. } | Self::Unknown => Vec::new(),
+        }
+    }
+
+    /// Whether it says anything of one of these (blob, start, end).
+    fn touches(&self, gone: &[(BlobId, u64, u64)]) -> bool {
+        match self {
+            Self::Hashed { blob, checkpoint } => gone
+                .iter()
+                .any(|(id, start, _)| id.to_string() == *blob && *start < checkpoint.position),
+            Self::Held { .. } | Self::Received { .. } | Self::Unknown => {
+                self.extents().iter().any(|extent| {
+                    gone.iter().any(|(blob, start, end)| {
+                        extent.blob == *blob
+                            && extent.offset < *end
+                            && extent.offset + extent.len > *start
+                    })
+                })
+            }
         }
     }
 
@@ -78,6 +113,7 @@ impl Record {
                     None => (0, 0),
                 }
             }
+            Self::Hashed { .. } | Self::Unknown => (0, 0),
             Self::Received { origin, peer } => (*origin, *peer),
         }
     }
@@ -182,14 +218,7 @@ impl Journal {
         let mut kept = Vec::new();
         let before = records.len();
         for record in records {
-            let touched = record.extents().iter().any(|extent| {
-                gone.iter().any(|(blob, start, end)| {
-                    extent.blob == *blob
-                        && extent.offset < *end
-                        && extent.offset + extent.len > *start
-                })
-            });
-            if touched {
+            if record.touches(gone) {
                 let (o, p) = record.received();
                 origin += o;
                 peer += p;
@@ -256,11 +285,13 @@ mod tests {
     use crate::segment::{BlobId, Extent, PieceHashes, Segment};
     use crate::store::Source;
 
+    const BLOB: BlobId = BlobId::Git([7; 20]);
+
     fn record(index: u32) -> Record {
         let segment = Segment {
             index,
             extents: vec![Extent {
-                blob: BlobId::Git([7; 20]),
+                blob: BLOB,
                 offset: u64::from(index) * 10,
                 len: 10,
             }],
@@ -297,13 +328,28 @@ mod tests {
     }
 
     #[test]
+    fn a_record_of_a_later_version_hides_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        let (journal, _) = Journal::open(root.path(), root.path(), "s").unwrap();
+        journal.append(&[record(0)]).unwrap();
+        let path = root.path().join("s");
+        let text = r#"{"type":"moved","to":[1,2]}"#;
+        let mut all = std::fs::read_to_string(&path).unwrap();
+        all += &[&super::checksum(text), " ", text, "\n"].concat();
+        std::fs::write(&path, all).unwrap();
+        let open = || Journal::open(root.path(), root.path(), "s").unwrap();
+        open().0.append(&[record(1)]).unwrap();
+        assert_eq!(open().1, [record(0), Record::Unknown, record(1)]);
+        open().0.drop_extents(&[(BLOB, 0, 10)]).unwrap();
+        assert!(open().1.contains(&record(1)));
+    }
+
+    #[test]
     fn dropped_records_leave_their_bytes_counted() {
         let root = tempfile::tempdir().unwrap();
         let (journal, _) = Journal::open(root.path(), root.path(), "s").unwrap();
         journal.append(&[record(0), record(1), record(2)]).unwrap();
-        journal
-            .drop_extents(&[(BlobId::Git([7; 20]), 5, 15)])
-            .unwrap();
+        journal.drop_extents(&[(BLOB, 5, 15)]).unwrap();
         let rest = journal.records().unwrap();
         assert_eq!(
             rest,
@@ -317,5 +363,30 @@ mod tests {
         );
         journal.append(&[record(0)]).unwrap();
         assert_eq!(journal.records().unwrap().len(), 3);
+    }
+
+    fn hashed(position: u64) -> Record {
+        let checkpoint = serde_json::json!({ "position": position, "state": "00" });
+        Record::hashed(BLOB, serde_json::from_value(checkpoint).unwrap())
+    }
+
+    #[test]
+    fn how_far_a_blob_was_hashed_goes_with_its_bytes() {
+        let root = tempfile::tempdir().unwrap();
+        let (journal, _) = Journal::open(root.path(), root.path(), "s").unwrap();
+        let all = [record(0), hashed(10), record(1), hashed(20), record(2)];
+        journal.append(&all).unwrap();
+        journal.drop_extents(&[(BLOB, 20, 30)]).unwrap();
+        assert_eq!(journal.records().unwrap()[..4], all[..4]);
+        let other = BlobId::Git([8; 20]);
+        journal.drop_extents(&[(other, 0, 30)]).unwrap();
+        assert_eq!(journal.records().unwrap()[..4], all[..4]);
+        journal.drop_extents(&[(BLOB, 19, 20)]).unwrap();
+        let rest = journal.records().unwrap();
+        assert_eq!(rest[..2], all[..2]);
+        assert!(matches!(
+            rest[2..],
+            [Record::Received { .. }, Record::Received { .. }]
+        ));
     }
 }

@@ -28,6 +28,7 @@ mod journal;
 mod layout;
 mod publish;
 mod ranges;
+mod recovered;
 mod snapshot_store;
 mod space;
 #[cfg(test)]
@@ -50,7 +51,7 @@ use blob::{Blob, Files};
 use io::Claims;
 use journal::Journal;
 use layout::Layout;
-use ranges::Ranges;
+use recovered::{Recovered, recover};
 use snapshot_store::Shared;
 
 pub use error::StoreError;
@@ -80,7 +81,7 @@ struct Inner {
     files: Arc<Files>,
     blobs: Mutex<HashMap<BlobId, Arc<Blob>>>,
     /// What the journals say of blobs that no snapshot asked for yet.
-    recovered: Mutex<HashMap<BlobId, Ranges>>,
+    recovered: Mutex<HashMap<BlobId, Recovered>>,
     journals: Mutex<BTreeMap<String, Arc<Journal>>>,
     claims: Mutex<Claims>,
     /// Read while a record is appended and counted, written while records and what they stand for are thrown away.
@@ -119,14 +120,11 @@ impl Store {
         }
         disk::sync_directory(root)?;
         let mut journals = BTreeMap::new();
-        let mut recovered: HashMap<BlobId, Ranges> = HashMap::new();
+        let mut recovered: HashMap<BlobId, Recovered> = HashMap::new();
         for name in entries(&layout.journals())? {
             let (journal, records) = Journal::open(&layout.journals(), &layout.tmp(), &name)?;
-            for extent in records.iter().flat_map(journal::Record::extents) {
-                recovered
-                    .entry(extent.blob)
-                    .or_default()
-                    .insert(extent.offset, extent.offset + extent.len);
+            for (blob, said) in recover(&records) {
+                recovered.entry(blob).or_default().merge(said);
             }
             journals.insert(name, Arc::new(journal));
         }
@@ -215,13 +213,13 @@ impl Inner {
             if verified && usable {
                 disk::remove(&partial)?;
             }
-            let is_lost = !verified && !usable && journalled.len() > 0;
-            let durable = if usable {
+            let is_lost = !verified && !usable && journalled.durable.len() > 0;
+            let journalled = if usable {
                 journalled
             } else {
-                Ranges::default()
+                Recovered::default()
             };
-            let blob = Arc::new(Blob::new(id, size, verified, durable));
+            let blob = Arc::new(Blob::new(id, size, verified, journalled));
             if is_lost {
                 lost.push(Arc::clone(&blob));
             }

@@ -23,6 +23,13 @@ impl Ranges {
         self.0.insert(from, to);
     }
 
+    /// Adds all of another set.
+    pub(super) fn add(&mut self, other: &Self) {
+        for (start, end) in &other.0 {
+            self.insert(*start, *end);
+        }
+    }
+
     /// Takes `start..end` out.
     pub(super) fn remove(&mut self, start: u64, end: u64) {
         if start >= end {

@@ -5,22 +5,22 @@ mod prefix;
 use std::io;
 
 use aws_lc_rs::digest;
+use sha2::digest::common::hazmat::SerializableState as _;
+use sha2::{Digest as _, Sha256};
 
 use crate::segment::{BlobId, PieceHashes, SegmentIo};
 
-pub(crate) use prefix::{ClaimId, Prefix};
+pub(crate) use prefix::{Checkpoint, ClaimId, Prefix};
 
 /// Hashes one blob from its first byte to its last.
 #[derive(Clone)]
-pub struct BlobHasher {
-    kind: Kind,
-    context: digest::Context,
-}
+pub struct BlobHasher(Context);
 
-#[derive(Clone, Copy)]
-enum Kind {
-    Sha256,
-    Git,
+#[derive(Clone)]
+enum Context {
+    /// Of a library whose state can be kept.
+    Sha256(Sha256),
+    Git(digest::Context),
 }
 
 impl BlobHasher {
@@ -28,34 +28,45 @@ impl BlobHasher {
     #[must_use]
     pub fn new(id: &BlobId, size: u64) -> Self {
         match id {
-            BlobId::Sha256(_) => Self {
-                kind: Kind::Sha256,
-                context: digest::Context::new(&digest::SHA256),
-            },
+            BlobId::Sha256(_) => Self(Context::Sha256(Sha256::new())),
             BlobId::Git(_) => {
                 let mut context = digest::Context::new(&digest::SHA1_FOR_LEGACY_USE_ONLY);
                 context.update(format!("blob {size}\0").as_bytes());
-                Self {
-                    kind: Kind::Git,
-                    context,
-                }
+                Self(Context::Git(context))
             }
         }
     }
 
     /// Adds the next bytes.
     pub fn update(&mut self, data: &[u8]) {
-        self.context.update(data);
+        match &mut self.0 {
+            Context::Sha256(context) => context.update(data),
+            Context::Git(context) => context.update(data),
+        }
     }
 
     /// What the content is called.
     #[must_use]
     pub fn finish(self) -> BlobId {
-        let digest = self.context.finish();
-        match self.kind {
-            Kind::Sha256 => BlobId::Sha256(fixed(digest.as_ref())),
-            Kind::Git => BlobId::Git(fixed(digest.as_ref())),
+        match self.0 {
+            Context::Sha256(context) => BlobId::Sha256(context.finalize().into()),
+            Context::Git(context) => BlobId::Git(fixed(context.finish().as_ref())),
         }
+    }
+
+    /// Its state in hexadecimal digits. `None` for git object ids: files that have one are small.
+    fn save(&self) -> Option<String> {
+        match &self.0 {
+            Context::Sha256(context) => Some(hex::encode(context.serialize())),
+            Context::Git(_) => None,
+        }
+    }
+
+    /// A hasher of SHA-256 that goes on from a saved state.
+    fn resume(state: &str) -> Option<Self> {
+        let bytes = hex::decode(state).ok()?;
+        let context = Sha256::deserialize(bytes.as_slice().try_into().ok()?).ok()?;
+        Some(Self(Context::Sha256(context)))
     }
 }
 

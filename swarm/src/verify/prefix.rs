@@ -4,6 +4,8 @@
 //! completed. So each writer's first byte leaves a mark to which the state returns when that writer gives up: what is
 //! hashed is always what the file finally holds.
 
+use serde::{Deserialize, Serialize};
+
 use super::BlobHasher;
 use crate::segment::BlobId;
 
@@ -20,12 +22,23 @@ pub(crate) struct Prefix {
     epoch: u64,
     /// States before the first byte of each claim that is not durable yet, lowest position first.
     marks: Vec<Mark>,
+    /// Where the latest checkpoint was.
+    saved: u64,
 }
 
 struct Mark {
     claim: ClaimId,
     position: u64,
     hasher: Option<BlobHasher>,
+}
+
+/// How far a blob was hashed, of bytes that are durable: what a later start of the program goes on from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Checkpoint {
+    /// Number of bytes hashed.
+    pub(crate) position: u64,
+    /// The state after them, in hexadecimal digits.
+    state: String,
 }
 
 /// See [`Prefix::detach`].
@@ -57,7 +70,38 @@ impl Prefix {
             hasher: None,
             epoch: 0,
             marks: Vec::new(),
+            saved: 0,
         }
+    }
+
+    /// Goes on from a checkpoint; from the first byte if it is not one of such a blob.
+    pub(crate) fn resume(id: BlobId, size: u64, from: &Checkpoint) -> Self {
+        let mut prefix = Self::new(id, size);
+        if matches!(id, BlobId::Sha256(_))
+            && from.position <= size
+            && let Some(hasher) = BlobHasher::resume(&from.state)
+        {
+            prefix.position = from.position;
+            prefix.hasher = Some(hasher);
+            prefix.saved = from.position;
+        }
+        prefix
+    }
+
+    /// How far the blob was hashed if the claim's bytes are durable now, when that is further than it was at the last
+    /// call.
+    pub(crate) fn checkpoint(&mut self, claim: ClaimId) -> Option<Checkpoint> {
+        let others = self.marks.iter().find(|mark| mark.claim != claim);
+        let (position, hasher) = match others {
+            Some(mark) => (mark.position, &mark.hasher),
+            None => (self.position, &self.hasher),
+        };
+        if position <= self.saved {
+            return None;
+        }
+        let state = hasher.as_ref()?.save()?;
+        self.saved = position;
+        Some(Checkpoint { position, state })
     }
 
     /// Number of bytes hashed so far.
@@ -142,6 +186,9 @@ impl Prefix {
     /// Bytes from `offset` on are gone: start again if they were hashed.
     pub(crate) fn forget_from(&mut self, offset: u64) {
         self.epoch += 1;
+        if offset < self.saved {
+            self.saved = 0;
+        }
         if offset < self.position {
             self.position = 0;
             self.hasher = None;
@@ -197,6 +244,50 @@ mod tests {
         assert_eq!(prefix.finished(), Some(name(&good)));
     }
 
+    /// As after a start of the program.
+    fn resumed(checkpoint: &super::Checkpoint, size: u64) -> Prefix {
+        let text = serde_json::to_string(checkpoint).unwrap();
+        Prefix::resume(ANY, size, &serde_json::from_str(&text).unwrap())
+    }
+
+    #[test]
+    fn a_checkpoint_has_nothing_that_is_not_durable() {
+        let data: Vec<u8> = (0..200).collect();
+        let mut prefix = Prefix::new(ANY, 200);
+        prefix.feed(0, &data[..30], Some(1));
+        prefix.feed(30, &data[30..70], Some(2));
+        prefix.feed(70, &data[70..100], Some(1));
+        assert_eq!(prefix.checkpoint(2), None);
+        let first = prefix.checkpoint(1).unwrap();
+        assert_eq!(first.position, 30);
+        prefix.settle(1);
+        assert_eq!(prefix.checkpoint(9), None);
+        assert_eq!(prefix.checkpoint(2).unwrap().position, 100);
+        prefix.settle(2);
+        prefix.forget_from(50);
+        prefix.feed(0, &data[..30], None);
+        assert_eq!(prefix.checkpoint(9), Some(first));
+    }
+
+    #[test]
+    fn what_is_no_state_is_begun_anew() {
+        let mut prefix = Prefix::new(ANY, 64);
+        prefix.feed(0, &[1; 20], None);
+        let good = prefix.checkpoint(1).unwrap();
+        assert_eq!(resumed(&good, 64).position(), 20);
+        assert_eq!(resumed(&good, 19).position(), 0);
+        assert_eq!(
+            Prefix::resume(BlobId::Git([0; 20]), 64, &good).position(),
+            0
+        );
+        let mut bad = good.clone();
+        bad.state.truncate(9);
+        assert_eq!(resumed(&bad, 64).position(), 0);
+        let mut git = Prefix::new(BlobId::Git([0; 20]), 64);
+        git.feed(0, &[1; 20], None);
+        assert_eq!(git.checkpoint(1), None);
+    }
+
     #[test]
     fn a_copy_counts_only_when_nothing_changed() {
         let data = [3_u8; 90];
@@ -222,12 +313,16 @@ mod tests {
         fn any_order_of_chunks_gives_the_same_name(
             data in prop::collection::vec(any::<u8>(), 0..300),
             order in prop::collection::vec((0_usize..300, 1_usize..80), 0..60),
+            kills in prop::collection::vec(any::<bool>(), 60),
         ) {
             let mut prefix = Prefix::new(ANY, data.len() as u64);
-            for (start, len) in order {
+            for ((start, len), kill) in order.into_iter().zip(kills) {
                 let start = start.min(data.len());
                 let end = (start + len).min(data.len());
                 prefix.feed(start as u64, &data[start..end], Some(start as u64));
+                if kill && let Some(checkpoint) = prefix.checkpoint(start as u64) {
+                    prefix = resumed(&checkpoint, data.len() as u64);
+                }
             }
             let position = usize::try_from(prefix.position()).unwrap();
             prefix.feed(position as u64, &data[position..], None);

@@ -51,6 +51,7 @@ pub fn restart_killed(team: Team, field: &Field<'_>) -> Result<Sample> {
     let start = Meter::read(&network, &players)?;
     players.go(field, 0)?;
     wait_for_half(&network, field, &mut players, Host::Node(0))?;
+    let read_before = players.node(0)?.bytes_read()?;
     players.kill(0)?;
     let killed = Meter::read(&network, &players)?;
     let (agent, seconds) = start_again(team, field)?;
@@ -70,8 +71,9 @@ pub fn restart_killed(team: Team, field: &Field<'_>) -> Result<Sample> {
     sample.seconds = seconds;
     sample.finishes = vec![seconds];
     sample.figures = vec![
-        ("bytesRead", float(bytes_read)),
+        ("bytesReadBeforeKill", float(read_before)),
         ("bytesReceivedBeforeKill", float(first)),
+        ("bytesRead", float(bytes_read)),
         ("bytesReceived", float(second)),
         ("bytesReceivedAgain", float(again)),
         ("completeSeconds", complete_seconds),

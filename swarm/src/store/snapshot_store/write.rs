@@ -126,7 +126,12 @@ impl SnapshotStore {
         };
         let record = Record::held(segment, pieces.clone(), from);
         let (origin, peer) = record.received();
-        self.0.journal.append(&[record])?;
+        let mut records = vec![record];
+        records.extend(claim.partial().filter_map(|blob| {
+            let checkpoint = locked(&blob.prefix).checkpoint(claim.id)?;
+            Some(Record::hashed(blob.id, checkpoint))
+        }));
+        self.0.journal.append(&records)?;
         locked(&store.claims).fulfil(claim);
         let mut state = locked(&self.0.state);
         state.origin_bytes += origin;

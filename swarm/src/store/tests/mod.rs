@@ -7,6 +7,7 @@ mod foreign;
 mod layout;
 pub(super) mod power;
 mod published;
+mod resume;
 mod room;
 mod sharing;
 mod wrong;

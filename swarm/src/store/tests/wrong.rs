@@ -139,14 +139,16 @@ fn a_wrong_byte_on_the_disk_is_found_too() {
         .join("partial")
         .join(snapshot.files[0].blob.etag());
     let (store, one) = open(root.path(), &snapshot);
-    for index in 0..5 {
+    for index in 1..5 {
         catalogue.fill(&one, index, Source::Origin).unwrap();
     }
     drop((store, one));
+    // What was hashed already is not read again, but nothing of this was: its beginning is missing.
     let mut data = fs::read(&partial).unwrap();
     data[4999] ^= 1;
     fs::write(&partial, data).unwrap();
     let (_store, one) = open(root.path(), &snapshot);
+    catalogue.fill(&one, 0, Source::Origin).unwrap();
     assert!(matches!(
         one.verify().unwrap()[..],
         [Verdict::Corrupt { .. }]

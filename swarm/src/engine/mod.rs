@@ -19,7 +19,7 @@ mod plain;
 mod serve;
 mod source;
 mod storage;
-mod stranger;
+pub(crate) mod stranger;
 mod take;
 mod uploader;
 mod wire;

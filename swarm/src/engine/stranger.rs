@@ -5,6 +5,8 @@
 //! torrent either, since those are the stranger's words too: who takes a file proves the whole of it.
 
 mod blocks;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzed;
 mod torrent;
 
 use std::io;

@@ -35,6 +35,8 @@ pub struct Wanted {
     pub models: Vec<NodeModel>,
     /// Where bytes may come from.
     pub source: SourcePolicy,
+    /// The hub gives it to everybody, without a token.
+    pub public: bool,
     /// How other BitTorrent clients may take its files: as asked for, and not at all unless the hub gives it to everybody.
     pub peers: Peers,
     /// Its files, or why they are not known.
@@ -113,6 +115,7 @@ impl Objects {
                 name: entry.name.clone(),
                 models: entry.models.clone(),
                 source: entry.source,
+                public,
                 peers: if public {
                     peers(entry)
                 } else {
@@ -176,6 +179,7 @@ mod tests {
                 }
             };
             assert_eq!(objects.intent().snapshots[0].peers, expected(bits));
+            assert_eq!(objects.intent().snapshots[0].public, public);
             objects.snapshots.push(entry(peers(other)));
             assert_eq!(objects.intent().snapshots[0].peers, expected(bits & other));
         }

@@ -4,7 +4,7 @@
 //! [`core`] does the work and knows nothing of Kubernetes; [`watch`] and [`intent`] tell it what to hold, [`coordinator`]
 //! carries its orders, [`sources`] learn of other nodes beside it, [`lan`] by announcements on the local network and [`tracker`]
 //! from the operator's tracker, [`report`] tells the cluster how it stands, [`http`] serves metrics and probes, [`plain`] gives
-//! files to other BitTorrent clients. [`work`], [`alone`], [`throttle`] and [`events`] are pure. [`peers`] and [`doctor`] show
+//! files to other BitTorrent clients. [`work`], [`alone`], [`strangers`], [`throttle`] and [`events`] are pure. [`peers`] and [`doctor`] show
 //! and test what is around a node.
 
 pub mod alone;
@@ -28,6 +28,7 @@ pub mod serving;
 pub mod sources;
 pub mod state;
 pub mod state_file;
+pub mod strangers;
 pub mod throttle;
 pub mod tracker;
 pub mod watch;

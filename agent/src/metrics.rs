@@ -48,6 +48,7 @@ pub struct Metrics {
     handshakes: Family<Handshake, Counter>,
     tracker_announces: Family<Announce, Counter>,
     dht_announces: Family<Announce, Counter>,
+    hali_files: Family<Announce, Counter>,
     connected: Gauge,
     disk_size: Gauge,
     disk_free: Gauge,
@@ -83,6 +84,7 @@ impl Metrics {
             handshakes: Family::default(),
             tracker_announces: Family::default(),
             dht_announces: Family::default(),
+            hali_files: Family::default(),
             connected: Gauge::default(),
             disk_size: Gauge::default(),
             disk_free: Gauge::default(),
@@ -155,16 +157,6 @@ impl Metrics {
             self.handshakes.clone(),
         );
         registry.register(
-            "tracker_announces",
-            "Announces to the tracker, by what came of them: ok, or why they brought nothing",
-            self.tracker_announces.clone(),
-        );
-        registry.register(
-            "dht_announces",
-            "Announces of files to the DHT, by what came of them: ok (a node of the DHT took it), or failed",
-            self.dht_announces.clone(),
-        );
-        registry.register(
             "coordinator_connected",
             "Whether the agent has a connection to the coordinator (1) or not (0)",
             self.connected.clone(),
@@ -193,6 +185,27 @@ impl Metrics {
             "snapshot_held_bytes",
             "Bytes of the snapshot that are durable on this node",
             self.held.clone(),
+        );
+        self.register_outside();
+    }
+
+    /// What has to do with others than hub, nodes and coordinator.
+    fn register_outside(&mut self) {
+        let registry = &mut self.registry;
+        registry.register(
+            "tracker_announces",
+            "Announces to the tracker, by what came of them: ok, or why they brought nothing",
+            self.tracker_announces.clone(),
+        );
+        registry.register(
+            "dht_announces",
+            "Announces of files to the DHT, by what came of them: ok (a node of the DHT took it), or failed",
+            self.dht_announces.clone(),
+        );
+        registry.register(
+            "hali_files",
+            "Files that were asked of machines with hali because neither hub nor nodes gave them, by what came of it: taken (proved by the hub's hash), wrong (another content), unfit (not what is missing), lost (not given), disk (not writable here), stopped",
+            self.hali_files.clone(),
         );
         registry.register_collector(Box::new(self.heard.clone()));
     }
@@ -224,6 +237,11 @@ impl Metrics {
     pub(crate) fn count_dht_announce(&self, taken: bool) {
         let result = if taken { "ok" } else { "failed" };
         self.dht_announces.get_or_create(&Announce { result }).inc();
+    }
+
+    /// Counts what came of asking a machine with hali for a file.
+    pub(crate) fn count_hali_file(&self, result: &'static str) {
+        self.hali_files.get_or_create(&Announce { result }).inc();
     }
 
     /// Shows which peers are known from now on; the first call counts.

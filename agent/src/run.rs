@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use modelcache_swarm::discovery::hali::secret::HaliSecret;
+use modelcache_swarm::discovery::hali::seeds::Seeds;
 use modelcache_swarm::discovery::service::Peers;
 use modelcache_swarm::engine::UploaderError;
 use modelcache_swarm::link::{Mode, Security};
@@ -112,7 +113,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     let links = security(Purpose::PeerLink, peer_links.into(), "peer");
     let coordination = security(Purpose::Coordination, Mode::Encrypted, "coordinator");
     let file = state_file::path(&cache_dir, "intent.json");
-    let peers = Peers::default();
+    let (peers, seeds) = (Peers::default(), Seeds::default());
     let settings = Settings {
         node: node_name.clone(),
         node_ip,
@@ -120,6 +121,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         cache_dir,
         security: links,
         peers: peers.clone(),
+        seeds: seeds.clone(),
     };
     let opened = tokio::select! {
         () = stop.cancelled() => return Ok(()),
@@ -130,7 +132,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     let lan = announce.then_some(lan);
     let mut tasks = vec![server];
     if let Some(shelf) = shelf {
-        let heralds = Heralds::start(lan.as_ref(), hali, &node_name, &peers, &metrics);
+        let heralds = Heralds::start(lan.as_ref(), hali, &node_name, (&peers, &seeds), &metrics);
         let addr = everywhere(node_ip, port);
         tasks.extend(give(addr, plain.dht, shelf, heralds, &core, &metrics, &stop).await?);
     }

@@ -24,6 +24,7 @@ use crate::secret::{Key, Keyring};
 pub use crate::discovery::hali::packet::fuzzed::hali;
 pub use crate::discovery::wire::fuzzed::{announcement, announcement_raw};
 pub use crate::engine::fuzzed::{extension, plain_listener, wire};
+pub use crate::engine::stranger::fuzzed::stranger;
 pub use crate::metainfo::file::fuzzed::torrent;
 pub use crate::tracker::fuzzed::{tracker_answer, tracker_query, tracker_signature};
 #[cfg(test)]

@@ -9,7 +9,7 @@
 mod fetch;
 mod found;
 mod hub;
-mod order;
+pub(crate) mod order;
 mod peer;
 #[cfg(test)]
 mod tests;
@@ -138,6 +138,15 @@ impl Alone {
     pub fn members(&self) -> impl Iterator<Item = IpAddr> {
         let members = self.peers.values().filter(|peer| peer.member);
         members.map(|peer| peer.address.ip())
+    }
+
+    /// How many members come before this node in the order of something of the snapshot.
+    #[must_use]
+    pub fn before_me(&self, item: u32) -> u32 {
+        let mine = self.score(self.me.1, item);
+        let members = self.peers.values().filter(|peer| peer.member);
+        let before = members.filter(|peer| self.score(peer.seed, item) > mine);
+        u32::try_from(before.count()).unwrap_or(u32::MAX)
     }
 
     /// There is a coordinator again, whose orders count.

@@ -2,15 +2,18 @@
 
 mod alone;
 mod outcome;
+mod strangers;
 mod tasks;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use jiff::Timestamp;
 use modelcache_swarm::coordination::{AgentMessage, Held, OriginAccess};
+use modelcache_swarm::discovery::hali::seeds::Place;
 use modelcache_swarm::inventory::Answer;
 use modelcache_swarm::origin::OriginClient;
 use modelcache_swarm::snapshot::Snapshot;
@@ -24,6 +27,7 @@ use super::transfer::{Order, Outcome, Transfer};
 use super::{Context, Link};
 use crate::alone::Alone;
 use crate::intent::Wanted;
+use crate::strangers::Strangers;
 use crate::work::{Action, Input, Work};
 
 /// What a task of a snapshot sends back.
@@ -37,6 +41,8 @@ pub(super) enum Done {
     Published(Result<Timestamp, StoreError>),
     /// What another node says of the snapshot, if it answered.
     Answered(String, Option<Answer>),
+    /// What came of asking a machine with hali.
+    Sought(Place, strangers::Sought),
 }
 
 /// A transfer that is under way.
@@ -60,6 +66,11 @@ pub(super) struct Entry {
     origin: Option<Result<Arc<OriginClient>, Failure>>,
     running: HashMap<u32, Running>,
     alone: Alone,
+    strangers: Strangers,
+    /// A file is being taken from a machine with hali; ends that.
+    seeking: Option<CancellationToken>,
+    /// Bytes that came from the hub and from nodes.
+    moved: Arc<AtomicU64>,
     discarding: BTreeSet<u32>,
     tasks: TaskTracker,
     /// Other snapshots are wanted on this node too.
@@ -98,6 +109,9 @@ impl Entry {
             origin: None,
             running: HashMap::new(),
             alone: Alone::new(&context.node, &wanted.name),
+            strangers: Strangers::new(&context.node, &wanted.name),
+            seeking: None,
+            moved: Arc::default(),
             discarding: BTreeSet::new(),
             tasks: TaskTracker::new(),
             has_neighbours: false,
@@ -154,6 +168,9 @@ impl Entry {
         for running in self.running.values() {
             running.cancel.cancel();
         }
+        if let Some(seeking) = self.seeking.take() {
+            seeking.cancel();
+        }
         context.serving.withdraw_all(&self.snapshot.name);
         if self.tracked {
             self.tracked = false;
@@ -200,6 +217,7 @@ impl Entry {
             origin: self.origin.clone(),
             cancel: cancel.clone(),
             neighbours: self.neighbours(context),
+            moved: self.moved.clone(),
         };
         let guard = ended.clone().drop_guard();
         let send = self.sender(context);
@@ -264,6 +282,7 @@ impl Entry {
         if alone {
             self.fend(context, link);
         }
+        self.seek(context, alone);
         self.stand(context, link.connected);
         if adopt && self.work.takes_orders() {
             self.adopt(context);

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use modelcache_swarm::coordination::AgentMessage;
+use modelcache_swarm::discovery::hali::seeds::Seeds;
 use modelcache_swarm::discovery::service::Peers;
 use modelcache_swarm::engine::{Engine, EngineError, Uploader, UploaderError};
 use modelcache_swarm::link::Security;
@@ -84,6 +85,8 @@ pub struct Settings {
     pub security: Security,
     /// Where to find others while there is no coordinator.
     pub peers: Peers,
+    /// What machines with hali seed; nothing where they are not listened to.
+    pub seeds: Seeds,
 }
 
 /// The snapshots whose files other BitTorrent clients may take, by name.
@@ -134,12 +137,15 @@ struct Context {
     engine: Engine,
     serving: Arc<Serving>,
     peers: Peers,
+    seeds: Seeds,
     metrics: Arc<Metrics>,
     names: Names,
     results: mpsc::UnboundedSender<Event>,
     fetch_slots: Semaphore,
     take_slots: Semaphore,
     hash_slots: Semaphore,
+    /// One file at a time comes from a machine with hali.
+    stranger_slot: Arc<Semaphore>,
 }
 
 /// What a task sends back.
@@ -207,12 +213,14 @@ impl Core {
             engine,
             serving,
             peers: settings.peers.clone(),
+            seeds: settings.seeds.clone(),
             metrics,
             names,
             results: sender,
             fetch_slots: Semaphore::new(FETCHES),
             take_slots: Semaphore::new(TAKES),
             hash_slots: Semaphore::new(HASHERS),
+            stranger_slot: Arc::new(Semaphore::new(1)),
         });
         health.beat();
         health.set_ready();

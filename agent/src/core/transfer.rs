@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use modelcache_swarm::coordination::Held;
@@ -59,6 +60,8 @@ pub(super) struct Transfer {
     pub cancel: CancellationToken,
     /// Other snapshots of this node, whose bytes may be the same.
     pub neighbours: Option<Neighbours>,
+    /// Counts the bytes that come in.
+    pub moved: Arc<AtomicU64>,
 }
 
 /// How a transfer looks for bytes that other snapshots of this node brought.
@@ -140,6 +143,7 @@ impl Transfer {
                     .get_or_create(&model)
                     .clone();
                 let on_bytes = |bytes| {
+                    self.moved.fetch_add(bytes, Ordering::Relaxed);
                     received.inc_by(bytes);
                 };
                 let pieces = origin
@@ -169,7 +173,9 @@ impl Transfer {
                     holder: *address,
                     io: io.clone(),
                 };
+                let moved = self.moved.clone();
                 let on_bytes = move |bytes| {
+                    moved.fetch_add(bytes, Ordering::Relaxed);
                     received.inc_by(bytes);
                 };
                 let taken = self.context.engine.take(take, on_bytes).await;

@@ -65,7 +65,7 @@ impl EncodeLabelValue for Outcome {
     }
 }
 
-/// Labels of announces to the tracker.
+/// Labels of announces to tracker and DHT, and of files that machines with hali were asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct Announce {
     /// What came of it: `ok`, or why it brought nothing.

@@ -2,6 +2,7 @@
 
 use modelcache_swarm::discovery::hali::guard::TOLERANCE;
 use modelcache_swarm::discovery::hali::secret::HaliSecret;
+use modelcache_swarm::discovery::hali::seeds::Seeds;
 use modelcache_swarm::discovery::hali::service::{HaliService, Settings};
 use modelcache_swarm::discovery::interfaces::Choice;
 use modelcache_swarm::discovery::lsd::service::LocalService;
@@ -29,13 +30,13 @@ fn choice(lan: &LanArgs) -> Choice {
 
 impl Heralds {
     /// On the local network, if it is used at all: local service discovery (BEP 14) for all clients, of which nothing is
-    /// believed, and with hali's secret its packets. Whom those name is noted in `peers`.
+    /// believed, and with hali's secret its packets. Whom those name is noted in `heard`, and what they seed.
     #[must_use]
     pub fn start(
         lan: Option<&LanArgs>,
         hali: Option<HaliSecret>,
         node: &str,
-        peers: &Peers,
+        heard: (&Peers, &Seeds),
         metrics: &Metrics,
     ) -> Self {
         let Some(lan) = lan else {
@@ -52,7 +53,7 @@ impl Heralds {
                 intervals: Intervals::default(),
                 tolerance: TOLERANCE,
             };
-            HaliService::start(settings, peers.clone())
+            HaliService::start(settings, heard.0.clone(), heard.1.clone())
                 .inspect(|hali| metrics.show_hali(hali.counters()))
                 .inspect_err(|error| tracing::warn!(%error, "machines with hali are not told"))
                 .ok()

@@ -1,13 +1,15 @@
-//! A machine that speaks hali's protocol hears an agent and takes a file from it, knowing nothing but the packet.
+//! Machines that speak hali's protocol: one hears an agent and takes a file from it, knowing nothing but the packet; others
+//! have a file that neither the hub nor a node gives.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::process::{Child, Stdio};
 
 use modelcache_agent::state_file;
 use serde_json::Value;
 
 use super::hosts::{Carries, Hosts, Network};
+use super::support::giving::has_libtorrent;
 use super::support::model::{Model, bytes};
 use super::{READY, fill, objects, write_secret, write_settings};
 
@@ -70,6 +72,46 @@ print('taken', flush=True)
 sys.stdin.read()
 ";
 
+/// A machine that seeds a file: its own address, the secret, the file. It makes the torrent as hali does, seeds it, announces it
+/// all the time, and prints from which addresses clients come.
+const SEEDER: &str = r"
+import base64, hashlib, hmac, json, os, socket, sys, time
+import libtorrent as lt
+own, secret, path = sys.argv[1:]
+group, port = '239.192.42.1', 4269
+files = lt.file_storage()
+lt.add_files(files, path)
+creator = lt.create_torrent(files, 2 << 20)
+lt.set_piece_hashes(creator, os.path.dirname(path))
+info = lt.torrent_info(lt.bdecode(lt.bencode(creator.generate())))
+session = lt.session({
+    'listen_interfaces': own + ':7000', 'enable_dht': False, 'enable_lsd': False,
+    'enable_upnp': False, 'enable_natpmp': False,
+})
+handle = session.add_torrent({'ti': info, 'save_path': os.path.dirname(path)})
+
+def marshal(packet):
+    return json.dumps(packet, ensure_ascii=False, separators=(',', ':')).encode()
+
+mouth = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+mouth.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(own))
+hash_v1 = str(info.info_hashes().v1)
+models = [{'id': 'm:1b:instruct:q8_0', 'ih': hash_v1, 'repo': 'acme/m', 'rev': 'c' * 40}]
+seen, said = set(), 0
+while True:
+    for peer in handle.get_peer_info():
+        if peer.ip[0] not in seen:
+            seen.add(peer.ip[0])
+            print(peer.ip[0], flush=True)
+    if time.time() > said + 0.5 and handle.status().is_seeding:
+        packet = {'v': '1', 'nid': 'seeder ' + own, 'ts': int(time.time()), 'p': 7000, 'models': models}
+        mac = hmac.new(bytes.fromhex(secret), marshal(packet), hashlib.sha256)
+        packet['sig'] = base64.b64encode(mac.digest()).decode()
+        mouth.sendto(marshal(packet), (group, port))
+        said = time.time()
+    time.sleep(0.02)
+";
+
 /// Killed when dropped.
 struct Machine(Child);
 
@@ -83,10 +125,7 @@ impl Drop for Machine {
 
 #[test]
 fn a_machine_with_hali_hears_of_a_file_and_takes_it() {
-    let mut has = Command::new(PYTHON);
-    has.args(["-c", "import libtorrent"]);
-    if !has.output().is_ok_and(|output| output.status.success()) {
-        eprintln!("SKIPPED: {PYTHON} has no libtorrent; install the package python3-libtorrent");
+    if !has_libtorrent() {
         return;
     }
     let network = Network::Switch(Carries {
@@ -160,4 +199,81 @@ fn a_machine_with_hali_hears_of_a_file_and_takes_it() {
     }
     let announcements = "modelcache_agent_announcements_total{result=\"malformed\"}";
     assert_eq!(super::value(&metrics, announcements), Some(0));
+}
+
+/// One of two machines lies. An agent without hub asks both, publishes what the honest one gives, and gives it to a second one,
+/// which does not listen to such machines.
+#[test]
+fn what_hub_and_nodes_do_not_give_comes_from_a_machine_with_hali() {
+    if !has_libtorrent() {
+        return;
+    }
+    let network = Network::Switch(Carries {
+        multicast: true,
+        broadcast: false,
+    });
+    let Some(hosts) = Hosts::new(4, network) else {
+        return;
+    };
+    let name = "tiny-1b-instruct.Q8_0.gguf";
+    let content = bytes(1, (5 << 20) + 7);
+    let mut model = Model::default();
+    model.add(&format!("gguf/{name}"), content.clone());
+    let directory = tempfile::tempdir().unwrap();
+    let settings = directory.path();
+    write_settings(settings);
+    write_secret(&settings.join("lan.secret"), SECRET);
+    // The liar is asked first, by its address.
+    let seeders = [(3, true), (4, false)].map(|(host, lies)| {
+        let own = settings.join(format!("seeds-{host}"));
+        fs::create_dir(&own).unwrap();
+        let mut content = content.clone();
+        content[4 << 20] ^= u8::from(lies);
+        fs::write(own.join(name), content).unwrap();
+        let mut seeder = hosts.command(host, PYTHON);
+        seeder.args(["-c", SEEDER, &network.address(host).to_string(), SECRET]);
+        seeder.arg(own.join(name)).stdout(Stdio::piped());
+        Machine(seeder.spawn().unwrap())
+    });
+    let start = |host: u8, more: &[String]| {
+        let cache = settings.join(format!("cache-{host}"));
+        fs::create_dir(&cache).unwrap();
+        let file = state_file::path(&cache, "intent.json");
+        state_file::save(&file, &objects(&model.snapshot("m"))).unwrap();
+        (hosts.start(host, &cache, settings, more), cache)
+    };
+    let (mut other, other_cache) = start(2, &[]);
+    let more = [
+        "--plain-port=9493".to_owned(),
+        format!("--hali-secret-file={}", settings.display()),
+    ];
+    let (mut agent, cache) = start(1, &more);
+    let metrics = agent.wait_for(READY);
+    model.assert_published(&cache, "m");
+    let files = |result| format!("modelcache_agent_hali_files_total{{result=\"{result}\"}}");
+    for result in ["wrong", "taken"] {
+        assert_eq!(super::value(&metrics, &files(result)), Some(1), "{metrics}");
+    }
+    let from = |metrics: &str, whom| {
+        let start = format!("modelcache_agent_{whom}_received_bytes_total");
+        super::value(metrics, &start)
+    };
+    assert_eq!(
+        (from(&metrics, "origin"), from(&metrics, "peer")),
+        (None, None)
+    );
+
+    let metrics = other.wait_for(READY);
+    model.assert_published(&other_cache, "m");
+    assert_eq!(from(&metrics, "peer"), Some(content.len() as u64));
+    assert!(!metrics.contains("modelcache_agent_hali_files_total{"));
+    // Only the first one came to them.
+    let came = seeders.map(|mut seeder| {
+        seeder.0.kill().unwrap();
+        let mut said = String::new();
+        let mut out = seeder.0.stdout.take().unwrap();
+        out.read_to_string(&mut said).unwrap();
+        said
+    });
+    assert_eq!(came, ["10.85.0.1\n", "10.85.0.1\n"]);
 }

@@ -11,6 +11,7 @@ use modelcache_agent::intent::Intent;
 use modelcache_agent::metrics::Metrics;
 use modelcache_agent::state::{NodeState, SnapshotState};
 use modelcache_crds::model_cache_node::Phase;
+use modelcache_swarm::discovery::hali::seeds::Seeds;
 use modelcache_swarm::discovery::service::Peers;
 use modelcache_swarm::link::{Mode, Security};
 use modelcache_swarm::secret::{Key, Keyring, Keys, Purpose};
@@ -33,6 +34,7 @@ pub struct Agent {
     pub state: watch::Receiver<NodeState>,
     pub address: SocketAddr,
     pub peers: Peers,
+    pub seeds: Seeds,
     pub public: watch::Receiver<Public>,
     pub metrics: Arc<Metrics>,
     stop: CancellationToken,
@@ -66,7 +68,7 @@ impl Agent {
             .build()
             .unwrap();
         let metrics = Arc::new(Metrics::new());
-        let peers = Peers::default();
+        let (peers, seeds) = (Peers::default(), Seeds::default());
         let settings = Settings {
             node: name.to_owned(),
             node_ip: "127.0.0.1".parse().unwrap(),
@@ -74,6 +76,7 @@ impl Agent {
             cache_dir: cache.to_owned(),
             security: security(),
             peers: peers.clone(),
+            seeds: seeds.clone(),
         };
         let open = Core::open(settings, metrics.clone(), Arc::new(Health::new()));
         let core = runtime.spawn(open).await.unwrap().unwrap();
@@ -93,6 +96,7 @@ impl Agent {
             state,
             address,
             peers,
+            seeds,
             public,
             metrics,
             stop,

@@ -110,6 +110,7 @@ pub fn intent(snapshots: &[Arc<Snapshot>]) -> Intent {
                     model: snapshot.name.clone(),
                 }],
                 source: SourcePolicy::PeersFirst,
+                public: true,
                 peers: Peers::default(),
                 content: Ok(snapshot.clone()),
             })

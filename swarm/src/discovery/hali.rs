@@ -2,13 +2,14 @@
 //!
 //! Its packets ([`packet`]) go to the group and port of our own announcements, as JSON signed with a secret of its own
 //! ([`secret`]). They prove that their sender has that secret, and nothing about the address that they came from or what is
-//! served there. So they are believed for one thing only: that somebody may listen there, whom nobody vouches for. A sender
-//! of ours names only files that everybody may have.
+//! served there. So they are believed for one thing only: that somebody may listen there, whom nobody vouches for, and who may be
+//! asked for a torrent ([`seeds`]). A sender of ours names only files that everybody may have.
 
 pub mod guard;
 pub mod name;
 pub mod packet;
 pub mod secret;
+pub mod seeds;
 pub mod service;
 
 use std::net::Ipv4Addr;

@@ -4,7 +4,7 @@
 //! runtime in a thread of its own (measured: half the processor time of the multi-threaded one, and its work never
 //! delays ours), without listener, DHT, local discovery or trackers: it dials the holder that the coordinator named
 //! and nobody else. Between members of a cluster both sides speak over links ([`crate::link`]). [`PlainListener`] gives whole
-//! files to other BitTorrent clients.
+//! files to other BitTorrent clients, and a [`Stranger`] is one of whom a file is taken.
 
 mod accept;
 mod ask;
@@ -19,6 +19,7 @@ mod plain;
 mod serve;
 mod source;
 mod storage;
+pub(crate) mod stranger;
 mod take;
 mod uploader;
 mod wire;
@@ -51,6 +52,7 @@ pub use ask::AskError;
 pub use back::{Back, Examined, examine};
 pub use plain::PlainListener;
 pub use source::{OnSent, SegmentSource, Served};
+pub use stranger::{Described, Stranger, StrangerError, Unusable};
 pub use uploader::Uploader;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

@@ -1,4 +1,4 @@
-//! The few messages of BEP 3 and 10 that a holder needs, as pure functions over untrusted bytes.
+//! The few messages of BEP 3 and 10 that a holder needs, and one who takes from a holder, as pure functions over untrusted bytes.
 
 use rand::Rng;
 use thiserror::Error;
@@ -10,11 +10,13 @@ pub(super) const PIECE_HEADER_BYTES: usize = 13;
 /// Longest block that may be asked for at once.
 pub(super) const MAX_BLOCK_BYTES: u32 = 128 << 10;
 /// Longest message that is taken in; those we know are far shorter, foreign extended handshakes stay below it.
-const MAX_MESSAGE_BYTES: usize = 64 << 10;
+pub(super) const MAX_MESSAGE_BYTES: usize = 64 << 10;
 
 const PROTOCOL: &[u8; 20] = b"\x13BitTorrent protocol";
 
+const CHOKE: u8 = 0;
 const UNCHOKE: u8 = 1;
+const INTERESTED: u8 = 2;
 const BITFIELD: u8 = 5;
 const REQUEST: u8 = 6;
 const PIECE: u8 = 7;
@@ -49,6 +51,22 @@ pub(super) enum Message<'a> {
     /// What follows the byte 20.
     Extended(&'a [u8]),
     /// Interest, what the receiver has, keep-alives: nothing that a holder of everything acts upon.
+    Other,
+}
+
+/// What a holder says, as far as a receiver cares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Said<'a> {
+    Choke,
+    Unchoke,
+    Block {
+        piece: u32,
+        begin: u32,
+        data: &'a [u8],
+    },
+    /// What follows the byte 20.
+    Extended(&'a [u8]),
+    /// What it has, keep-alives, and what it asks for.
     Other,
 }
 
@@ -148,6 +166,36 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Option<(Message<'_>, usize)>, WireEr
     Ok(Some((message, 4 + len)))
 }
 
+/// What a holder says with a message, given without its length.
+pub(super) fn said(message: &[u8]) -> Said<'_> {
+    match message {
+        [CHOKE] => Said::Choke,
+        [UNCHOKE] => Said::Unchoke,
+        [PIECE, body @ ..] => block(body).unwrap_or(Said::Other),
+        [EXTENDED, body @ ..] => Said::Extended(body),
+        _ => Said::Other,
+    }
+}
+
+fn block(body: &[u8]) -> Option<Said<'_>> {
+    let (piece, rest) = body.split_first_chunk()?;
+    let (begin, data) = rest.split_first_chunk()?;
+    Some(Said::Block {
+        piece: u32::from_be_bytes(*piece),
+        begin: u32::from_be_bytes(*begin),
+        data,
+    })
+}
+
+/// "I want what you have."
+pub(super) const WISH: [u8; 5] = [0, 0, 0, 1, INTERESTED];
+
+/// Asks for a block.
+pub(super) fn request(request: Request) -> Vec<u8> {
+    let words = [request.piece, request.begin, request.len].map(u32::to_be_bytes);
+    [&[0, 0, 0, 13, REQUEST][..], words.as_flattened()].concat()
+}
+
 /// Where in the segment a request's bytes lie, if all of them do.
 pub(super) fn locate(
     request: Request,
@@ -183,14 +231,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    fn encode(request: Request) -> Vec<u8> {
-        let mut bytes = vec![0, 0, 0, 13, REQUEST];
-        for word in [request.piece, request.begin, request.len] {
-            bytes.extend_from_slice(&word.to_be_bytes());
-        }
-        bytes
-    }
 
     #[test]
     fn the_bitfield_has_one_bit_a_piece() {
@@ -237,13 +277,23 @@ mod tests {
         #[test]
         fn requests_survive_the_wire(piece: u32, begin: u32, len: u32, rest in prop::collection::vec(any::<u8>(), 0..20)) {
             let request = Request { piece, begin, len };
-            let mut bytes = encode(request);
+            let mut bytes = super::request(request);
             let whole = bytes.len();
             for cut in 0..whole {
                 prop_assert_eq!(parse(&bytes[..cut]), Ok(None));
             }
             bytes.extend(rest);
             prop_assert_eq!(parse(&bytes), Ok(Some((Message::Request(request), whole))));
+        }
+
+        #[test]
+        fn blocks_are_read_as_they_are_written(piece: u32, begin: u32, data in prop::collection::vec(any::<u8>(), 0..40)) {
+            let header = piece_header(Request { piece, begin, len: u32::try_from(data.len()).unwrap() });
+            let message = [&header[..], &data].concat();
+            prop_assert_eq!(said(&message[4..]), Said::Block { piece, begin, data: &data });
+            for cut in 4..PIECE_HEADER_BYTES {
+                prop_assert_eq!(said(&message[4..cut]), Said::Other);
+            }
         }
 
         /// Never a panic, and never more taken than there is.

@@ -71,6 +71,11 @@ impl Claim {
             .all(|gap| ours.iter().any(|own| own.0 <= gap.0 && gap.1 <= own.1))
     }
 
+    /// Whether somebody ended it.
+    pub(super) fn has_ended(&self) -> bool {
+        *self.phase.read().unwrap_or_else(PoisonError::into_inner) == Phase::Ended
+    }
+
     /// Whether it covers every byte of its segment.
     pub(super) fn is_all_of(&self, segment: &Segment) -> bool {
         let claimed: u64 = self.ranges.values().flatten().map(|(s, e)| e - s).sum();
@@ -166,6 +171,18 @@ impl Claims {
         self.open.retain(|open| !Arc::ptr_eq(open, claim));
         for blob in &claim.blobs {
             locked(&blob.prefix).roll_back(claim.id);
+        }
+    }
+
+    /// Ends every claim on a blob: what its writers bring does not count.
+    pub(super) fn revoke_all(&mut self, blob: &BlobId) {
+        let open = self.open.iter();
+        let theirs: Vec<_> = open
+            .filter(|claim| claim.ranges.contains_key(blob))
+            .cloned()
+            .collect();
+        for claim in theirs {
+            self.revoke(&claim);
         }
     }
 

@@ -5,7 +5,7 @@
 //! partial/<etag>             contents being filled, preallocated
 //! journal/<snapshot>         durable records of held segments
 //! pieces/<etag>              piece hashes of whole files that other BitTorrent clients may take
-//! tmp/                       staging, emptied at start
+//! tmp/                       staging, and whole contents that nobody has proved yet; emptied at start
 //! volumes/<snapshot>/hub/    one snapshot as a Hugging Face hub cache
 //! volumes/<snapshot>/files/  the same snapshot as plain files
 //! hub/                       hub cache with all snapshots of the node
@@ -22,6 +22,7 @@ mod disk;
 mod error;
 mod examine;
 mod file_hashes;
+mod foreign;
 mod io;
 mod journal;
 mod layout;
@@ -55,6 +56,7 @@ use snapshot_store::Shared;
 
 pub use error::StoreError;
 pub use examine::{Disk, examine};
+pub use foreign::{Foreign, Proof};
 pub use snapshot_store::{Progress, SnapshotStore};
 pub use space::Space;
 pub use verdict::Verdict;

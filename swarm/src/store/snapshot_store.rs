@@ -106,6 +106,19 @@ impl Shared {
             })
     }
 
+    /// Forgets what the pieces of segments with a part of this blob hash to: its bytes may be others than before.
+    pub(super) fn forget_pieces(&self, blob: &BlobId) {
+        let mut state = locked(&self.state);
+        let state = &mut *state;
+        let flags = state.pieces.iter_mut().zip(&mut state.reported);
+        for (segment, (pieces, reported)) in self.segments.iter().zip(flags) {
+            if segment.extents.iter().any(|extent| extent.blob == *blob) {
+                *pieces = None;
+                *reported = false;
+            }
+        }
+    }
+
     fn superseded(&self, segment: &Segment) -> StoreError {
         StoreError::Superseded {
             snapshot: self.snapshot.name.clone(),

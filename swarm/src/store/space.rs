@@ -86,6 +86,20 @@ impl Inner {
         })
     }
 
+    /// Checks that so many bytes fit beside all that is promised. The caller has its turn at `reserving`.
+    pub(super) fn check_fits(&self, snapshot: &str, needed: u64) -> Result<(), StoreError> {
+        let free = self.space(None)?.free;
+        if needed > free {
+            return Err(StoreError::NoSpace {
+                snapshot: snapshot.to_owned(),
+                root: self.layout.root().to_path_buf(),
+                needed,
+                free,
+            });
+        }
+        Ok(())
+    }
+
     /// Finds out whether the disk takes anything at all, before anybody is asked for bytes.
     fn probe(&self) -> Result<(), StoreError> {
         let path = self.layout.tmp().join("probe");

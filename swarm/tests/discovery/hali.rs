@@ -39,7 +39,7 @@ fn now() -> u64 {
 /// A packet that says that `info_hash` can be had at port 7000.
 fn packet(node: &str, sent_at: u64, info_hash: &str) -> String {
     let json = format!(
-        r#"{{"v":"1","nid":"{node}","ts":{sent_at},"p":7000,"models":[{{"id":"a:1b:base:q8_0","ih":"{info_hash}"}}]}}"#
+        r#"{{"v":"1","nid":"{node}","ts":{sent_at},"p":7000,"models":[{{"id":"a:1b:base:q8_0","ih":"{info_hash}","repo":"acme/a"}}]}}"#
     );
     let open = json.strip_suffix('}').unwrap();
     format!(r#"{open},"sig":"{}"}}"#, signature(&json))
@@ -107,7 +107,7 @@ fn a_machine_with_hali_finds_what_a_node_seeds_and_the_other_way_round() {
     let seeds: Vec<Seed> = (1..=12).map(seed).collect();
     let socket = machine(&lab, 2);
     let secret = HaliSecret::parse(SECRET).unwrap();
-    let (peers, counters, end) = lab.start_hali(1, secret, seeds);
+    let ((peers, seeds), counters, end) = lab.start_hali(1, secret, seeds);
 
     // Twelve do not fit into one packet.
     let mut all = BTreeSet::new();
@@ -150,7 +150,10 @@ fn a_machine_with_hali_finds_what_a_node_seeds_and_the_other_way_round() {
     );
     let machine = (SocketAddr::new(address(2), 7000), 1);
     assert_eq!(known(), [machine]);
-    // Nor is it asked for anything.
+    let seeded = || seeds.of("acme/a", Instant::now());
+    let places = || -> Vec<_> { seeded().into_iter().map(|(place, _)| place).collect() };
+    assert_eq!(places(), [(machine.0, [0x77; 20])]);
+    // Nor is it asked for a part of a snapshot.
     let content = ContentId([0x77; 20]);
     let candidates = peers.lock().candidates(content, Instant::now());
     assert_eq!(candidates, []);
@@ -174,6 +177,7 @@ fn a_machine_with_hali_finds_what_a_node_seeds_and_the_other_way_round() {
         });
     }
     assert_eq!(known(), [machine]);
+    assert_eq!(places(), [(machine.0, [0x77; 20])]);
     end.end(Stop::Crash);
 }
 
@@ -181,7 +185,7 @@ fn a_machine_with_hali_finds_what_a_node_seeds_and_the_other_way_round() {
 fn who_repeats_a_packet_of_hali_becomes_nobodys_peer() {
     let Some(lab) = Lab::new(3) else { return };
     let secret = HaliSecret::parse(SECRET).unwrap();
-    let (peers, counters, end) = lab.start_hali(1, secret, Vec::new());
+    let ((peers, seeds), counters, end) = lab.start_hali(1, secret, Vec::new());
     let [honest, other] = [2, 3].map(|host| machine(&lab, host));
     let to = |socket: &UdpSocket, text: &str| {
         socket.send_to(text.as_bytes(), (GROUP, HALI_PORT)).unwrap();
@@ -215,6 +219,7 @@ fn who_repeats_a_packet_of_hali_becomes_nobodys_peer() {
         counters.refused(Refusal::Elsewhere) == 1
     });
     assert_eq!(known(), 1);
+    assert_eq!(seeds.of("acme/a", Instant::now()).len(), 1);
     end.end(Stop::Crash);
 }
 

@@ -15,6 +15,7 @@ use modelcache_swarm::discovery::announcement::{ContentId, NodeName};
 use modelcache_swarm::discovery::hali;
 use modelcache_swarm::discovery::hali::packet::Seed;
 use modelcache_swarm::discovery::hali::secret::HaliSecret;
+use modelcache_swarm::discovery::hali::seeds::Seeds;
 use modelcache_swarm::discovery::hali::service::HaliService;
 use modelcache_swarm::discovery::interfaces::Choice;
 use modelcache_swarm::discovery::lsd::service::LocalService;
@@ -28,6 +29,9 @@ use tokio::sync::oneshot;
 
 /// Where every host listens for peers.
 pub const PORT: u16 = 9492;
+
+/// Whom a node hears of those that speak hali's protocol, and what they seed.
+pub type Heard = (Peers, Seeds);
 
 /// A switch and some hosts around it; removed when dropped.
 pub struct Lab {
@@ -176,9 +180,9 @@ impl Lab {
         host: u8,
         secret: HaliSecret,
         seeds: Vec<Seed>,
-    ) -> (Peers, Arc<Counters>, End) {
-        let peers = Peers::default();
-        let table = peers.clone();
+    ) -> (Heard, Arc<Counters>, End) {
+        let heard = Heard::default();
+        let (table, said) = heard.clone();
         let (tell, told) = mpsc::channel();
         let end = self.run(host, move |stopped| async move {
             let settings = hali::service::Settings {
@@ -188,12 +192,12 @@ impl Lab {
                 intervals: intervals(),
                 tolerance: tolerance(),
             };
-            let service = HaliService::start(settings, table).unwrap();
+            let service = HaliService::start(settings, table, said).unwrap();
             service.name(PORT, seeds);
             tell.send(service.counters()).unwrap();
             let _ = stopped.await;
         });
-        (peers, told.recv().unwrap(), end)
+        (heard, told.recv().unwrap(), end)
     }
 
     /// Runs something in a host until it ends by itself, after it was asked to.

@@ -19,6 +19,7 @@ use modelcache_operator::coordinator::{
     Authenticate, AuthenticateError, CoordinatedSnapshot, Coordinator, SourcePolicy, server,
 };
 use modelcache_swarm::coordination::OriginAccess;
+use modelcache_swarm::discovery::hali::seeds::Seeds;
 use modelcache_swarm::discovery::service::Peers;
 use modelcache_swarm::link::{LinkError, Mode, Security};
 use modelcache_swarm::plan;
@@ -85,6 +86,7 @@ async fn agent(number: usize, directory: &Path, coordinator: SocketAddr, intent:
         cache_dir,
         security: security(Purpose::PeerLink),
         peers: Peers::default(),
+        seeds: Seeds::default(),
     };
     let core = Core::open(settings, metrics.clone(), Arc::new(Health::new())).await;
     let core = core.unwrap();

@@ -198,6 +198,7 @@ impl Entry {
             (_, Blame::Disk { .. }) => {}
             (Order::Take { holder, .. }, _) => self.alone.take_failed(now, holder),
             (Order::Fetch, Blame::Origin { retry_after, .. }) => {
+                self.strangers.fetched(false);
                 self.alone.fetch_failed(now, index, *retry_after);
             }
             (Order::Fetch, Blame::Chance) => self.alone.fetch_failed(now, index, None),

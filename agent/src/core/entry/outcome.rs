@@ -40,6 +40,7 @@ impl Entry {
             Done::Transferred(index, outcome) => self.transferred(context, link, index, outcome),
             Done::Adopted(held) => self.have(context, link, held),
             Done::Answered(node, answer) => self.answered(&node, answer),
+            Done::Sought(place, sought) => self.sought(context, link, place, sought),
             Done::Verified(Ok(verdicts)) => self.verified(context, link, verdicts),
             Done::Discarded(segments, result) => {
                 for segment in &segments {
@@ -80,6 +81,9 @@ impl Entry {
             Outcome::Held(held) => {
                 let fetched = (running.order == Order::Fetch).then_some(index);
                 self.alone.progressed(Instant::now(), fetched);
+                if fetched.is_some() {
+                    self.strangers.fetched(true);
+                }
                 self.have(context, link, vec![held]);
             }
             Outcome::Failed(failure) => {
@@ -162,7 +166,7 @@ impl Entry {
     }
 
     /// Segments became durable: serves them and tells the coordinator.
-    fn have(&mut self, context: &Arc<Context>, link: &Link, held: Vec<Held>) {
+    pub(super) fn have(&mut self, context: &Arc<Context>, link: &Link, held: Vec<Held>) {
         let Some(store) = self.store.clone() else {
             return;
         };

@@ -65,6 +65,24 @@ impl Seed {
         })
     }
 
+    /// hali's name of the model.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Repository on the hub; empty where it is not said.
+    #[must_use]
+    pub fn repository(&self) -> &str {
+        &self.repository
+    }
+
+    /// Revision; empty where it is not said.
+    #[must_use]
+    pub fn revision(&self) -> &str {
+        &self.revision
+    }
+
     /// Its v1 info hash.
     #[must_use]
     pub fn info_hash(&self) -> [u8; 20] {

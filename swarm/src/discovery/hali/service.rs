@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use super::guard::Guard;
 use super::packet::{self, MAX_PACKET, Packet, Seed};
 use super::secret::HaliSecret;
+use super::seeds::Seeds;
 use super::{GROUP, is_packet};
 use crate::discovery::announcement::{ContentId, can_be_dialled};
 use crate::discovery::clock::Now;
@@ -73,8 +74,8 @@ pub struct HaliService {
 }
 
 impl HaliService {
-    /// Listens, and tells nobody anything yet. What is heard goes into `peers`.
-    pub fn start(settings: Settings, peers: Peers) -> Result<Self, NetError> {
+    /// Listens, and tells nobody anything yet. Who is heard goes into `peers`, and what they seed into `seeds`.
+    pub fn start(settings: Settings, peers: Peers, seeds: Seeds) -> Result<Self, NetError> {
         let counters = Arc::new(Counters::default());
         let (named, listener) = watch::channel(Named::default());
         let now = Now::read();
@@ -85,6 +86,7 @@ impl HaliService {
             schedule: Schedule::new(settings.intervals, rand::random(), now.monotonic),
             queue: VecDeque::new(),
             peers,
+            seeds,
             counters: counters.clone(),
             settings,
         };
@@ -134,6 +136,7 @@ struct Service {
     schedule: Schedule,
     queue: VecDeque<Turn>,
     peers: Peers,
+    seeds: Seeds,
     counters: Arc<Counters>,
 }
 
@@ -235,6 +238,7 @@ impl Service {
                     self.peers
                         .lock()
                         .heard(address, Origin::Hali, &contents, now.monotonic);
+                    self.seeds.heard(address, &packet.seeds, now.monotonic);
                 }
             }
             Ok(None) => {}

@@ -115,7 +115,7 @@ impl SnapshotStore {
                 claim.completes(blob, extent.offset, extent.offset + extent.len)
             })
         });
-        if !complete {
+        if !complete || claim.has_ended() {
             return Err(self.0.superseded(segment));
         }
         // Where other bytes were here already, what arrived was not written: ours are what others will get.

@@ -5,6 +5,7 @@ use std::cmp::Ordering;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::foreign;
 use super::power::{Durable, World, within};
 use super::{Catalogue, audit_held, bytes, fast_directory, fill_with, model, odd_files};
 use crate::store::{Source, Store, StoreError, Verdict};
@@ -34,7 +35,7 @@ fn catalogue() -> Catalogue {
     catalogue
 }
 
-/// The life of a store: three snapshots, one wrong segment, publishing. Can be repeated on what an earlier try left.
+/// The life of a store: three snapshots, one wrong segment, one content from a stranger, publishing. Can be repeated on what an earlier try left.
 fn live(root: &Path, catalogue: &Catalogue, honest: &Cell<bool>) -> Result<(), StoreError> {
     let store = Store::open(root)?;
     for (number, snapshot) in catalogue.snapshots.iter().enumerate() {
@@ -54,6 +55,17 @@ fn live(root: &Path, catalogue: &Catalogue, honest: &Cell<bool>) -> Result<(), S
             }
             assert!(matches!(one.verify()?[0], Verdict::Corrupt { .. }));
             audit_held(&one);
+        }
+        // A part of it came in the ordinary way before.
+        let part = one.segments().iter().find(|s| s.extents[0].offset == 1024);
+        if let Some((index, blob)) = part.map(|s| (s.index, s.extents[0].blob))
+            && snapshot.name == "third"
+            && one.lacks(&blob)
+        {
+            if !one.is_held(index) {
+                catalogue.fill(&one, index, Source::Peer)?;
+            }
+            foreign::bring(catalogue, &one, &blob)?;
         }
         catalogue.finish(&one, &model(&format!("m{number}")))?;
         audit_held(&one);

@@ -3,6 +3,7 @@
 mod crash;
 mod file_hashes;
 mod flow;
+mod foreign;
 mod layout;
 pub(super) mod power;
 mod published;

@@ -22,6 +22,7 @@ use modelcache_agent::log;
 use modelcache_agent::metrics::Metrics;
 use modelcache_agent::state::NodeState;
 use modelcache_agent::state_file;
+use modelcache_swarm::discovery::hali::seeds::Seeds;
 use modelcache_swarm::discovery::service::Peers;
 use modelcache_swarm::link::{Mode, Security};
 use modelcache_swarm::secret::{Keys, Purpose};
@@ -104,6 +105,7 @@ async fn run(arguments: Arguments) -> Result<()> {
             cache_dir: arguments.cache_dir,
             security: Security::new(keys.clone(), Purpose::PeerLink, links),
             peers: Peers::default(),
+            seeds: Seeds::default(),
         },
         Arc::new(Metrics::new()),
         Arc::new(Health::new()),

@@ -20,15 +20,17 @@ use crate::alone::order::{score, seed};
 
 /// How long nothing must have come from hub and nodes.
 const PATIENCE: Duration = Duration::from_mins(1);
-/// How much longer each next node in the order of a file waits…
+/// How much longer each next node in the order of a file waits at least…
 const TURN: Duration = Duration::from_mins(5);
+/// …and for so many bytes a second longer: the first one gives nothing before it has all of the file…
+const EXPECTED_BYTES_PER_SECOND: u64 = 16 << 20;
 /// …and no node for more turns than this.
 const MOST_TURNS: u32 = 2;
 /// A machine that did not give what it said is left alone for so long…
 const REST: Duration = Duration::from_mins(5);
 /// …and one that gave another content, which cost a whole file.
 const LONG_REST: Duration = Duration::from_mins(30);
-/// Torrents that are remembered as useless. With so many nobody is asked any more.
+/// Torrents that are remembered as useless; then all are forgotten.
 const MOST_REFUSED: usize = 4096;
 
 /// What came of a torrent.
@@ -42,6 +44,8 @@ pub enum End {
     Unfit,
     /// The machine did not give it.
     Lost,
+    /// The machine gave a good part of it, and then no more.
+    Broken,
     /// This node could not take it, or does not want it any longer.
     Stopped,
 }
@@ -121,9 +125,7 @@ impl Strangers {
     /// Whether anybody may be asked now.
     #[must_use]
     pub fn may_ask(&self, now: Instant) -> bool {
-        self.waited(now) >= PATIENCE
-            && self.pause.is_none_or(|until| now >= until)
-            && self.refused.len() < MOST_REFUSED
+        self.waited(now) >= PATIENCE && self.pause.is_none_or(|until| now >= until)
     }
 
     fn waited(&self, now: Instant) -> Duration {
@@ -158,7 +160,8 @@ impl Strangers {
                 return None;
             }
             let first = file.or_else(|| standing.missing.first().copied())?;
-            if waited < PATIENCE + TURN * before_me(first).min(MOST_TURNS) {
+            let turn = turn(standing.snapshot, first);
+            if waited < PATIENCE + turn * before_me(first).min(MOST_TURNS) {
                 return None;
             }
             let wrong = machine.map_or(0, |machine| machine.wrong);
@@ -173,17 +176,26 @@ impl Strangers {
         match end {
             End::Taken => {}
             End::Wrong => {
-                self.refused.insert(place);
+                self.refuse(place);
                 self.rest(now, place, LONG_REST).wrong += 1;
             }
+            End::Broken => self.rest(now, place, LONG_REST).wrong += 1,
             End::Unfit => {
-                self.refused.insert(place);
+                self.refuse(place);
+                self.rest(now, place, REST);
             }
             End::Lost => {
                 self.rest(now, place, REST);
             }
             End::Stopped => self.pause = Some(now + PATIENCE),
         }
+    }
+
+    fn refuse(&mut self, place: Place) {
+        if self.refused.len() >= MOST_REFUSED {
+            self.refused.clear();
+        }
+        self.refused.insert(place);
     }
 
     fn rest(&mut self, now: Instant, place: Place, rest: Duration) -> &mut Machine {
@@ -200,6 +212,15 @@ impl Strangers {
         machine.rests_until = until;
         machine
     }
+}
+
+/// How much longer the next node in the order of a file waits.
+fn turn(snapshot: &Snapshot, file: u32) -> Duration {
+    let size = snapshot
+        .files
+        .get(file as usize)
+        .map_or(0, |file| file.size);
+    TURN.max(Duration::from_secs(size / EXPECTED_BYTES_PER_SECOND))
 }
 
 /// Whether something of this revision may be of the commit: one that is a commit must be the same.

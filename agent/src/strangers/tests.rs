@@ -168,6 +168,11 @@ fn who_failed_is_left_alone_and_what_was_wrong_for_ever() {
     assert_eq!(ask(&strangers, now), Some(4));
     strangers.ended(now, all[3].0, End::Unfit);
     assert_eq!(ask(&strangers, now), None);
+    assert_eq!(
+        next(&strangers, now, &[1], &[seeds(3, 5, 1, "")]),
+        None,
+        "nor another torrent of a machine whose last was useless"
+    );
     assert_eq!(ask(&strangers, now + REST), Some(3), "it may be back");
     assert_eq!(
         ask(&strangers, now + LONG_REST),
@@ -178,6 +183,47 @@ fn who_failed_is_left_alone_and_what_was_wrong_for_ever() {
     assert_eq!(ask(&strangers, now + LONG_REST), Some(2));
     strangers.ended(now + LONG_REST, all[1].0, End::Wrong);
     assert_eq!(ask(&strangers, now + LONG_REST * 9), None);
+}
+
+#[test]
+fn who_breaks_off_comes_last() {
+    let (mut strangers, now) = after(PATIENCE);
+    let all = [seeds(1, 1, 1, ""), seeds(2, 2, 1, "")];
+    strangers.ended(now, all[0].0, End::Broken);
+    assert_eq!(next(&strangers, now, &[1], &all[..1]), None);
+    let later = now + LONG_REST;
+    assert_eq!(next(&strangers, later, &[1], &all[..1]), Some(1));
+    assert_eq!(next(&strangers, later, &[1], &all), Some(2));
+}
+
+#[test]
+fn many_useless_torrents_keep_nobody_from_the_others() {
+    let (mut strangers, now) = after(PATIENCE);
+    let all: Vec<_> = (0..MOST_REFUSED)
+        .map(|number| {
+            let port = u16::try_from(number + 1).unwrap();
+            let (mut place, seed) = seeds(9, 1, 1, "");
+            place.0.set_port(port);
+            (place, seed)
+        })
+        .collect();
+    for (place, _) in &all {
+        strangers.ended(now, *place, End::Unfit);
+    }
+    assert_eq!(strangers.refused.len(), MOST_REFUSED);
+    assert_eq!(next(&strangers, now + REST, &[1], &all), None);
+    assert_eq!(next(&strangers, now, &[1], &[seeds(1, 2, 1, "")]), Some(2));
+    strangers.ended(now, seeds(1, 2, 1, "").0, End::Unfit);
+    assert_eq!(strangers.refused.len(), 1);
+}
+
+#[test]
+fn for_a_large_file_the_next_nodes_wait_longer() {
+    let mut large = snapshot();
+    assert_eq!(turn(&large, 1), TURN);
+    assert_eq!(turn(&large, 99), TURN);
+    large.files[1].size = 40 << 30;
+    assert_eq!(turn(&large, 1), Duration::from_secs(2560));
 }
 
 #[test]

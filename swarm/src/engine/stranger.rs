@@ -31,10 +31,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const METADATA_TIMEOUT: Duration = Duration::from_secs(30);
 /// A stranger from whom no block came for so long is given up. Clients may choke for some time.
 const SILENCE: Duration = Duration::from_secs(30);
-/// A stranger that trickles is given up too: after this time...
+/// A stranger that trickles is given up too: in each such time…
 const PATIENCE: Duration = Duration::from_mins(1);
-/// ... it must have sent so many bytes a second on average.
-const MIN_BYTES_PER_SECOND: u64 = 64 << 10;
+/// …it must send so many bytes a second on average. It keeps this node from asking others.
+const MIN_BYTES_PER_SECOND: u64 = 256 << 10;
 /// What is read at once, if it is there.
 const READ_BYTES: usize = 256 << 10;
 
@@ -167,8 +167,8 @@ impl Stranger {
         mut self,
         mut put: impl FnMut(u64, &[u8]) -> ControlFlow<()>,
     ) -> Result<(), StrangerError> {
-        let began = Instant::now();
-        let mut last_block = began;
+        let mut last_block = Instant::now();
+        let mut minute = (last_block, 0);
         let mut blocks = Blocks::new(self.file.len, self.file.piece_bytes);
         self.wire.say(&wire::WISH).await?;
         while !blocks.all_here() {
@@ -192,9 +192,12 @@ impl Stranger {
                 }
                 Said::Unchoke | Said::Extended(_) | Said::Other => {}
             }
-            let elapsed = began.elapsed();
-            if elapsed > PATIENCE && blocks.bytes() / elapsed.as_secs() < MIN_BYTES_PER_SECOND {
-                return Err(StrangerError::Slow);
+            let elapsed = minute.0.elapsed();
+            if elapsed >= PATIENCE {
+                if (blocks.bytes() - minute.1) / elapsed.as_secs() < MIN_BYTES_PER_SECOND {
+                    return Err(StrangerError::Slow);
+                }
+                minute = (Instant::now(), blocks.bytes());
             }
         }
         Ok(())

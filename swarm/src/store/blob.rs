@@ -36,6 +36,8 @@ pub(super) struct BlobState {
     pub(super) durable: Ranges,
     /// Ranges of the partial file whose bytes count for nothing, because the blob was wrong, but may be right.
     pub(super) leftover: Ranges,
+    /// How often bytes of it were thrown away: what was read before is not what lies here now.
+    pub(super) generation: u64,
     /// What was wrong with it when it was last thrown away.
     pub(super) fault: Option<String>,
 }
@@ -53,6 +55,7 @@ impl Blob {
                 verified,
                 durable: journalled.durable,
                 leftover: Ranges::default(),
+                generation: 0,
                 fault: None,
             }),
             prefix: Mutex::new(prefix),

@@ -4,24 +4,26 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, Weak};
 
 use super::blob::Blob;
 use super::error::StoreError;
 use super::ranges::Ranges;
 use super::{SnapshotStore, disk, locked};
-use crate::coordination::Held;
 use crate::segment::BlobId;
 use crate::verify::BlobHasher;
 
 /// Bytes read at once when it is hashed.
 const CHUNK: usize = 256 << 10;
 
+static NEXT: AtomicU64 = AtomicU64::new(0);
+
 /// What [`Foreign::prove`] found.
 #[derive(Debug)]
 pub enum Proof {
-    /// It is the content. These segments are held because of it.
-    Right(Vec<Held>),
+    /// It is the content, and has taken its place: [`SnapshotStore::adopt`] says which segments are held because of it.
+    Right,
     /// It is another content, with this name. Nothing of it is left.
     Wrong(BlobId),
     /// It was told to stop before the end. Nothing of it is left.
@@ -47,7 +49,7 @@ impl SnapshotStore {
     }
 
     /// A place for all of a content that is lacking here, beside what of it is here already; `None` when it is not lacking.
-    /// One at a time for each snapshot. When there is no room for it, nothing was written.
+    /// When there is no room for it, nothing was written.
     pub fn foreign(&self, id: &BlobId) -> Result<Option<Foreign>, StoreError> {
         let Some(blob) = self.0.blobs.get(id).filter(|_| self.lacks(id)) else {
             return Ok(None);
@@ -56,8 +58,9 @@ impl SnapshotStore {
         let name = &self.0.snapshot.name;
         let _turn = locked(&store.reserving);
         store.check_fits(name, blob.size)?;
-        let path = store.layout.tmp().join(format!("foreign-{name}"));
-        disk::remove(&path)?;
+        // A name of its own, so that what is proved is what takes the blob's place.
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = store.layout.tmp().join(format!("foreign-{number}"));
         let opened = disk::open_sized(&path, blob.size);
         let (file, _) = opened.map_err(|error| {
             // It may have been created and not been given its length; a start removes what cannot be removed now.
@@ -128,8 +131,7 @@ impl Foreign {
             .map_err(|error| StoreError::io("write", &self.path, error))
     }
 
-    /// Hashes what was written, from the first byte to the last. If it is the content it takes its place, and what the segments'
-    /// pieces hash to is read from it. Slow: off the hot path.
+    /// Hashes what was written, from the first byte to the last. If it is the content it takes its place. Slow: off the hot path.
     pub fn prove(self, stop: impl Fn() -> bool) -> Result<Proof, StoreError> {
         let Some(found) = self.hash(stop)? else {
             return Ok(Proof::Stopped);
@@ -140,7 +142,7 @@ impl Foreign {
         disk::protect(&self.path)?;
         disk::sync_path(&self.path)?;
         self.store.take_content(&self.blob, &self.path)?;
-        Ok(Proof::Right(self.store.adopt()?))
+        Ok(Proof::Right)
     }
 
     /// What it is called; `None` when it was told to stop.

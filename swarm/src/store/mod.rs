@@ -287,7 +287,10 @@ impl Inner {
 
     fn forget_in_memory(gone: &[(Arc<Blob>, u64, u64)]) {
         for (blob, start, end) in gone {
-            locked(&blob.state).durable.remove(*start, *end);
+            let mut state = locked(&blob.state);
+            state.durable.remove(*start, *end);
+            state.generation += 1;
+            drop(state);
             locked(&blob.prefix).forget_from(*start);
         }
     }

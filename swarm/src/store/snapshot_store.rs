@@ -85,6 +85,13 @@ impl Shared {
         })
     }
 
+    /// Changes when bytes of its blobs are thrown away.
+    pub(super) fn generation(&self, segment: &Segment) -> u64 {
+        self.blobs_of(segment)
+            .map(|blob| locked(&blob.state).generation)
+            .sum()
+    }
+
     pub(super) fn is_verified(&self, segment: &Segment) -> bool {
         self.blobs_of(segment).all(|blob| blob.is_verified())
     }

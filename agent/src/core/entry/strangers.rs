@@ -11,6 +11,7 @@ use modelcache_swarm::coordination::Held;
 use modelcache_swarm::discovery::hali::seeds::Place;
 use modelcache_swarm::engine::{Stranger, StrangerError};
 use modelcache_swarm::segment::BlobId;
+use modelcache_swarm::snapshot::SnapshotFile;
 use modelcache_swarm::store::{Foreign, Proof, SnapshotStore, StoreError};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -18,7 +19,6 @@ use tokio_util::sync::CancellationToken;
 use super::super::failure::{of_store, words_of_store};
 use super::super::{Context, Link};
 use super::{Done, Entry};
-use crate::reasons;
 use crate::strangers::{End, Standing, fitting};
 use crate::work::{Input, Step};
 
@@ -26,6 +26,8 @@ use crate::work::{Input, Step};
 pub(in crate::core) enum Sought {
     /// A file is proved; these segments are held because of it.
     Taken { path: String, held: Vec<Held> },
+    /// It gave a good part of it, and then no more.
+    Broken(StrangerError),
     /// It gave another content for this file.
     Wrong { path: String, found: BlobId },
     /// What its torrent is, is none of the files that are missing here.
@@ -48,6 +50,7 @@ impl Entry {
             .filter(|store| self.work.takes_orders() && self.wanted.public && !full(store));
         let Some(store) = store.cloned() else {
             self.strangers.pass();
+            self.stop_seeking();
             return;
         };
         let now = Instant::now();
@@ -59,6 +62,9 @@ impl Entry {
                 self.strangers.hub_fails() || (alone && !matches!(self.origin, Some(Ok(_))))
             }
         };
+        if self.wanted.source == SourcePolicy::OriginOnly {
+            self.stop_seeking();
+        }
         if !without_hub || self.seeking.is_some() || !self.strangers.may_ask(now) {
             return;
         }
@@ -93,10 +99,30 @@ impl Entry {
         );
         let send = self.sender(context);
         self.tasks.spawn_blocking(move || {
-            let sought = seek(&store, place, &cancel);
+            let sought = seek(&store, place, &cancel, |blob| send(Done::Supplanted(blob)));
             drop(slot);
             send(Done::Sought(place, sought));
         });
+    }
+
+    /// A machine is asked no longer: nothing is missing, or it may not be asked any more.
+    fn stop_seeking(&self) {
+        if let Some(seeking) = &self.seeking {
+            seeking.cancel();
+        }
+    }
+
+    /// A content is here: whoever brings parts of it comes too late, and is not to blame for that.
+    pub(super) fn supplanted(&self, blob: &BlobId) {
+        let Some(store) = &self.store else {
+            return;
+        };
+        for (index, running) in &self.running {
+            let segment = store.segments().get(*index as usize);
+            if segment.is_some_and(|one| one.extents.iter().any(|extent| extent.blob == *blob)) {
+                running.cancel.cancel();
+            }
+        }
     }
 
     /// What came of it.
@@ -126,6 +152,15 @@ impl Entry {
                 tracing::info!(snapshot, %address, node, %error, "a machine with hali did not give a file");
                 (End::Lost, "lost")
             }
+            Sought::Broken(error) => {
+                tracing::warn!(snapshot, %address, node, %error, "a machine with hali gave a part of a file and no more; it is thrown away");
+                (End::Broken, "lost")
+            }
+            // Another file, or another machine's, may fit.
+            Sought::Disk(error) if error.is_no_space() => {
+                tracing::warn!(snapshot, %address, node, %error, "no room to prove a file from a machine with hali beside the room of the model");
+                (End::Lost, "disk")
+            }
             Sought::Disk(error) => {
                 tracing::warn!(snapshot, %address, node, %error, "cannot write a file from a machine with hali");
                 (End::Stopped, "disk")
@@ -135,25 +170,9 @@ impl Entry {
         context.metrics.count_hali_file(result);
         self.strangers.ended(Instant::now(), place, end);
         match sought {
-            Sought::Taken { held, .. } => {
-                // Whoever brings these comes too late, and is not to blame for that.
-                for held in &held {
-                    if let Some(running) = self.running.get(&held.segment) {
-                        running.cancel.cancel();
-                    }
-                }
-                self.have(context, link, held);
-            }
+            Sought::Taken { held, .. } => self.have(context, link, held),
             // The hub or another node may still bring it: that takes no more room.
-            Sought::Disk(error) if error.is_no_space() => {
-                let input = Input::TransferFailed {
-                    reason: reasons::NO_SPACE,
-                    message: words_of_store(&error),
-                    retry_after: None,
-                };
-                self.feed(context, link, input);
-            }
-            Sought::Disk(error) => {
+            Sought::Disk(error) if !error.is_no_space() => {
                 let input = Input::Failed {
                     step: Step::Open,
                     reason: of_store(&error),
@@ -166,31 +185,43 @@ impl Entry {
     }
 }
 
-/// Has one machine give a file, writes it, proves it. Blocks for as long as that takes.
-fn seek(store: &SnapshotStore, place: Place, cancel: &CancellationToken) -> Sought {
+/// Has one machine give a file, writes it, proves it, tells when it is here. Blocks for as long as that takes.
+fn seek(
+    store: &SnapshotStore,
+    place: Place,
+    cancel: &CancellationToken,
+    here: impl FnOnce(BlobId),
+) -> Sought {
     let brought = Handle::current().block_on(async {
         tokio::select! {
             () = cancel.cancelled() => Err(Sought::Stopped),
             brought = bring(store, place) => brought,
         }
     });
-    let (path, foreign) = match brought {
+    let (file, foreign) = match brought {
         Ok(brought) => brought,
         Err(sought) => return sought,
     };
+    let path = file.path;
     match foreign.prove(|| cancel.is_cancelled()) {
-        Ok(Proof::Right(held)) => Sought::Taken { path, held },
+        Ok(Proof::Right) => {
+            here(file.blob);
+            match store.adopt() {
+                Ok(held) => Sought::Taken { path, held },
+                Err(error) => Sought::Disk(error),
+            }
+        }
         Ok(Proof::Wrong(found)) => Sought::Wrong { path, found },
         Ok(Proof::Stopped) => Sought::Stopped,
         Err(error) => Sought::Disk(error),
     }
 }
 
-/// All bytes of a file, of which nothing is proved, and its path in the snapshot.
+/// All bytes of a file, of which nothing is proved.
 async fn bring(
     store: &SnapshotStore,
     (address, info_hash): Place,
-) -> Result<(String, Foreign), Sought> {
+) -> Result<(SnapshotFile, Foreign), Sought> {
     let stranger = Stranger::meet(address, info_hash)
         .await
         .map_err(|error| match error {
@@ -208,10 +239,14 @@ async fn bring(
     let foreign = store.foreign(&file.blob).map_err(Sought::Disk)?;
     let foreign = foreign.ok_or(Sought::Stopped)?;
     let mut refused = None;
+    let mut came = 0;
     let put = |offset, data: &[u8]| match foreign.write_at(offset, data) {
         // The hub or another node was faster.
         Ok(()) if !store.lacks(&file.blob) => ControlFlow::Break(()),
-        Ok(()) => ControlFlow::Continue(()),
+        Ok(()) => {
+            came += data.len() as u64;
+            ControlFlow::Continue(())
+        }
         Err(error) => {
             refused = Some(error);
             ControlFlow::Break(())
@@ -221,7 +256,8 @@ async fn bring(
     match (refused, taken) {
         (Some(error), _) => Err(Sought::Disk(error)),
         (None, Err(StrangerError::Stopped)) => Err(Sought::Stopped),
+        (None, Err(error)) if came > file.size / 16 => Err(Sought::Broken(error)),
         (None, Err(error)) => Err(Sought::Lost(error)),
-        (None, Ok(())) => Ok((file.path, foreign)),
+        (None, Ok(())) => Ok((file, foreign)),
     }
 }

@@ -7,7 +7,11 @@ use tokio_util::task::TaskTracker;
 use super::super::transfer::Neighbours;
 use super::super::{Context, Event};
 use super::{Done, Entry};
-use modelcache_swarm::store::SnapshotStore;
+use modelcache_swarm::store::{SnapshotStore, StoreError};
+
+fn cannot_adopt(error: &StoreError) {
+    tracing::warn!(%error, "cannot look for bytes of other snapshots");
+}
 
 impl Entry {
     pub(super) fn open(&mut self, context: &Arc<Context>, previous: Option<TaskTracker>) {
@@ -41,10 +45,25 @@ impl Entry {
             let Ok(_slot) = context.hash_slots.acquire().await else {
                 return;
             };
-            let verified = tokio::task::spawn_blocking(move || store.verify());
-            if let Ok(verified) = verified.await {
-                send(Done::Verified(verified));
+            let verified = tokio::task::spawn_blocking(move || {
+                let verified = store.verify();
+                // Others may have brought what completed it; afterwards nobody looks any more.
+                let brought = if store.is_whole() {
+                    store.adopt()
+                } else {
+                    Ok(Vec::new())
+                };
+                (verified, brought)
+            });
+            let Ok((verified, brought)) = verified.await else {
+                return;
+            };
+            match brought {
+                Ok(held) if held.is_empty() => {}
+                Ok(held) => send(Done::Adopted(held)),
+                Err(error) => cannot_adopt(&error),
             }
+            send(Done::Verified(verified));
         });
     }
 
@@ -87,9 +106,7 @@ impl Entry {
             match tokio::task::spawn_blocking(move || store.adopt()).await {
                 // Also when there is nothing new: another snapshot may have verified what is shared.
                 Ok(Ok(held)) => (neighbours.adopted)(held),
-                Ok(Err(error)) => {
-                    tracing::warn!(%error, "cannot look for bytes of other snapshots");
-                }
+                Ok(Err(error)) => cannot_adopt(&error),
                 Err(_) => {}
             }
         });

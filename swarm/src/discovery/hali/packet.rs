@@ -162,7 +162,8 @@ impl Model {
         hex::decode_to_slice(&self.ih, &mut info_hash).ok()?;
         let mut v2 = [0; 32];
         let has_v2 = hex::decode_to_slice(&self.ih2, &mut v2).is_ok();
-        is_name(&self.id).then_some(Seed {
+        let sound = is_name(&self.id) && self.repo.len() <= MAX_NAME && self.rev.len() <= MAX_NAME;
+        sound.then_some(Seed {
             name: self.id,
             info_hash,
             info_hash_v2: has_v2.then_some(v2),

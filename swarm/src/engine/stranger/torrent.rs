@@ -12,6 +12,8 @@ use crate::bencode::found::{Dictionary, Found};
 const METADATA_BLOCK: usize = 16 << 10;
 /// Longest metadata: 200,000 pieces. hali's have fewer than 10,000 up to 80 GB.
 const MAX_METADATA: usize = 4 << 20;
+/// Longest name of a file (`NAME_MAX`).
+const MAX_NAME: usize = 255;
 const HANDSHAKE_ID: u8 = 0;
 /// What our side calls `ut_metadata`.
 const METADATA_ID: u8 = 1;
@@ -24,6 +26,9 @@ pub enum Unusable {
     /// It has none, or much too much to say of it.
     #[error("its metadata would be {0} bytes long")]
     MetadataLength(i64),
+    /// Its name is none that a file can have.
+    #[error("its name is too long")]
+    Name,
     /// It is not one file.
     #[error("it is not one file")]
     NotOneFile,
@@ -136,6 +141,9 @@ impl Described {
         else {
             return Err(Unusable::NotOneFile);
         };
+        if name.len() > MAX_NAME {
+            return Err(Unusable::Name);
+        }
         let piece_bytes = natural(b"piece length").unwrap_or_default();
         let pieces = bytes(b"pieces").map_or(0, <[u8]>::len) as u64;
         let fit = len > 0
@@ -195,6 +203,16 @@ mod tests {
         ] {
             let refused = Described::read(&one_file(len, piece, pieces));
             assert_eq!(refused, Err(Unusable::Lengths), "{len} {piece} {pieces}");
+        }
+        for (len, refused) in [(255, false), (256, true)] {
+            let named = info(&[
+                ("length", Bencode::Integer(1)),
+                ("name", Bencode::Bytes(vec![b'a'; len])),
+                ("piece length", Bencode::Integer(16 << 10)),
+                ("pieces", Bencode::Bytes(vec![7; 20])),
+            ]);
+            let found = Described::read(&named);
+            assert_eq!(found == Err(Unusable::Name), refused, "{found:?}");
         }
         let many = [
             ("files", Bencode::List(Vec::new())),

@@ -28,30 +28,35 @@ impl SnapshotStore {
         let mut adopted = Vec::new();
         for batch in candidates.chunks(ADOPTED_AT_ONCE) {
             // What cannot be read was thrown away meanwhile, or says so when it is wanted.
-            let read: Vec<(&Segment, PieceHashes)> = batch
+            let read: Vec<_> = batch
                 .iter()
-                .filter_map(|segment| Some((*segment, self.read_pieces(segment).ok()?)))
+                .filter_map(|segment| {
+                    let generation = self.0.generation(segment);
+                    Some((*segment, self.read_pieces(segment).ok()?, generation))
+                })
                 .collect();
             self.take_over(read, &mut adopted)?;
         }
         Ok(adopted)
     }
 
-    fn take_over(
+    pub(in crate::store) fn take_over(
         &self,
-        mut read: Vec<(&Segment, PieceHashes)>,
+        mut read: Vec<(&Segment, PieceHashes, u64)>,
         adopted: &mut Vec<Held>,
     ) -> Result<(), StoreError> {
         let store = &self.0.store;
         let _kept = store.records.read().unwrap_or_else(PoisonError::into_inner);
-        read.retain(|(segment, _)| self.0.covers(segment));
+        read.retain(|(segment, _, generation)| {
+            self.0.covers(segment) && self.0.generation(segment) == *generation
+        });
         let records: Vec<Record> = read
             .iter()
-            .map(|(segment, pieces)| Record::held(segment, pieces.clone(), None))
+            .map(|(segment, pieces, _)| Record::held(segment, pieces.clone(), None))
             .collect();
         self.0.journal.append(&records)?;
         let mut state = locked(&self.0.state);
-        for (segment, pieces) in read {
+        for (segment, pieces, _) in read {
             let verified = self.0.is_verified(segment);
             let index = segment.index as usize;
             if let Some(known) = state.pieces.get_mut(index) {

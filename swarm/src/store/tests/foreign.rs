@@ -42,7 +42,8 @@ pub(super) fn bring(
     );
     audit_held(one);
     let proof = written(one, id, right)?.prove(|| false)?;
-    assert!(matches!(proof, Proof::Right(_)), "{proof:?}");
+    assert!(matches!(proof, Proof::Right), "{proof:?}");
+    one.adopt()?;
     audit_held(one);
     Ok(())
 }
@@ -65,9 +66,8 @@ fn a_proven_content_is_held_and_published_like_any_other() {
         one.lacks(&id) && one.held().len() == 1,
         "not before it is proved"
     );
-    let Proof::Right(held) = place.prove(|| false).unwrap() else {
-        panic!("wrong");
-    };
+    assert!(matches!(place.prove(|| false).unwrap(), Proof::Right));
+    let held = one.adopt().unwrap();
     assert_eq!(held, one.held());
     assert!(held.len() == 5 && held.iter().all(|held| held.verified));
     audit_held(&one);
@@ -110,8 +110,8 @@ fn of_a_wrong_or_stopped_content_nothing_is_left() {
     assert!(in_tmp(root.path()).is_empty() && one.held() == held);
     assert!(one.foreign(&BlobId::Sha256([7; 32])).unwrap().is_none());
     // Nor after a crash.
-    let path = root.path().join("tmp/foreign-large");
     let place = written(&one, &id, &catalogue.contents[&id]).unwrap();
+    let path = root.path().join("tmp").join(&in_tmp(root.path())[0]);
     let whole = fs::read(&path).unwrap();
     drop((place, store, one));
     fs::write(path, whole).unwrap();
@@ -133,6 +133,7 @@ fn writers_of_the_content_come_too_late() {
     writer.write_at(0, &data[..500]).unwrap();
     let place = written(&one, &id, &catalogue.contents[&id]).unwrap();
     place.prove(|| false).unwrap();
+    assert_eq!(one.adopt().unwrap().len(), 5);
     let late = writer.write_at(500, &data[500..]).unwrap_err();
     assert!(
         late.raw_os_error().is_none(),
@@ -163,8 +164,15 @@ fn what_was_held_and_wrong_is_not_held_any_longer() {
     let mut wrong = catalogue.segment(&one.segments()[2]);
     wrong[0] ^= 1;
     fill_with(&one, 2, &wrong, Source::Peer).unwrap();
+    let shared = two.segments().iter().find(|s| s.extents[0].offset == 2048);
+    let shared = shared.unwrap();
+    // What a third program reads now, before it is thrown away.
+    let stale = (shared, pieces(&wrong), two.0.generation(shared));
     assert_eq!(two.adopt().unwrap().len(), 1);
     bring(&catalogue, &one, &id).unwrap();
+    let mut adopted = Vec::new();
+    two.take_over(vec![stale], &mut adopted).unwrap();
+    assert!(adopted.is_empty() && !two.is_held(shared.index));
     two.adopt().unwrap();
     audit_held(&two);
     catalogue.finish(&two, &model("m")).unwrap();

@@ -57,6 +57,20 @@ fn a_packet_is_byte_for_byte_what_hali_writes() {
 }
 
 #[test]
+fn names_that_are_too_long_are_not_kept() {
+    for (repository, revision, kept) in [(256, 256, 1), (257, 1, 0), (1, 257, 0)] {
+        let seed = Seed {
+            repository: "r".repeat(repository),
+            revision: "c".repeat(revision),
+            ..seed(7)
+        };
+        let packets = encode("n", seconds(9), 1, &[seed], &secret(1));
+        let read = decode(&packets[0], &secret(1)).unwrap();
+        assert_eq!(read.seeds.len(), kept, "{repository} {revision}");
+    }
+}
+
+#[test]
 fn what_others_may_write_is_read() {
     let mut vectors = VECTORS.lines().skip(1);
     let mut next = || decode(vectors.next().unwrap().as_bytes(), &secret(1)).unwrap();

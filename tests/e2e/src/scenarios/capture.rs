@@ -70,7 +70,6 @@ pub(super) async fn run(world: &World) -> Result<Outcome> {
     hub.on().await?;
     for node in [first, second] {
         world.check_node("capture", node, &repo).await?;
-        label(node, "-")?;
     }
 
     let files = NodeFiles::local(world, second)?
@@ -84,13 +83,7 @@ pub(super) async fn run(world: &World) -> Result<Outcome> {
             .map(|node| world.cluster.node_path(node, world.cache_dir()))
             .collect::<Result<_, _>>()?;
         tokio::task::spawn_blocking(move || -> Result<_> {
-            let mut contents = Vec::new();
-            for file in &repo.files {
-                contents.extend(fs::read(files.join(&file.path))?);
-                // Each file's windows begin where the file does.
-                contents.resize(contents.len().next_multiple_of(WINDOW), 0);
-            }
-            let model = Needles::of(&contents);
+            let model = Needles::of(&contents(&files, &repo)?);
             let token = Needles::of(TOKEN.as_bytes());
             // The control: without encryption the same search finds what is there.
             let plain = model.found_in(File::open(&from_hub)?)?;
@@ -127,11 +120,25 @@ pub(super) async fn run(world: &World) -> Result<Outcome> {
         })
         .await??
     };
+    // Not before: without it the model's link goes, by which its files are read above.
+    for node in [first, second] {
+        label(node, "-")?;
+    }
     let (plain, all, searched) = found;
     Ok(Outcome::Done(vec![format!(
         "of {all} windows of {WINDOW} bytes, 0 are seen between two nodes, {plain} on the plain way from the hub; none in \
          {searched} files that changed"
     )]))
+}
+
+/// All files of a model, each from the beginning of a window on.
+fn contents(files: &Path, repo: &Repo) -> io::Result<Vec<u8>> {
+    let mut contents = Vec::new();
+    for file in &repo.files {
+        contents.extend(fs::read(files.join(&file.path))?);
+        contents.resize(contents.len().next_multiple_of(WINDOW), 0);
+    }
+    Ok(contents)
 }
 
 /// The gated repository on the hub, and the Secret with the token for it.
@@ -188,8 +195,13 @@ fn each_file(
             continue;
         };
         for entry in entries {
-            let entry = entry?;
-            let (path, kind) = (entry.path(), entry.file_type()?);
+            let Some(entry) = there(entry)? else {
+                continue;
+            };
+            let Some(kind) = there(entry.file_type())? else {
+                continue;
+            };
+            let path = entry.path();
             if kind.is_dir() && wanted(&path) {
                 open.push(path);
             } else if kind.is_file()

@@ -11,9 +11,11 @@ use super::wire;
 use crate::bencode::Bencode;
 use crate::bencode::found::{Dictionary, Found};
 
-const HANDSHAKE_ID: u8 = 0;
+pub(super) const HANDSHAKE_ID: u8 = 0;
 /// What our side calls `ut_metadata`.
-const METADATA_ID: u8 = 1;
+pub(super) const METADATA_ID: u8 = 1;
+/// How we introduce ourselves to clients.
+pub(super) const CLIENT: &str = concat!("ModelCache/", env!("CARGO_PKG_VERSION"));
 /// What our side calls `ut_pex`. What comes under that number is not read.
 const PEX_ID: u8 = 2;
 
@@ -48,10 +50,7 @@ impl Extensions {
             ("reqq", number(requests)),
             // BEP 21.
             ("upload_only", number(1)),
-            (
-                "v",
-                Bencode::Bytes(concat!("ModelCache/", env!("CARGO_PKG_VERSION")).into()),
-            ),
+            ("v", Bencode::Bytes(CLIENT.into())),
         ]);
         wire::extended(&[&[HANDSHAKE_ID], &hello.encode()])
     }

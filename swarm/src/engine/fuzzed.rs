@@ -198,11 +198,7 @@ mod tests {
     use crate::fuzzing::run;
 
     fn request(piece: u32, begin: u32, len: u32) -> Vec<u8> {
-        let mut bytes = vec![0, 0, 0, 13, 6];
-        for word in [piece, begin, len] {
-            bytes.extend_from_slice(&word.to_be_bytes());
-        }
-        bytes
+        wire::request(wire::Request { piece, begin, len })
     }
 
     const INTERESTED: &[u8] = &[0, 0, 0, 1, 2];

@@ -10,12 +10,12 @@ use crate::bencode::Bencode;
 use crate::bencode::found::{Dictionary, Found};
 
 /// Metadata travels in blocks of this length.
-const BLOCK_BYTES: usize = 16 << 10;
+pub(super) const BLOCK_BYTES: usize = 16 << 10;
 /// Blocks that a peer may wait for at once: 8 MiB, more than any info dictionary of ours.
 const MAX_WAITING: usize = 512;
 
-const REQUEST: i64 = 0;
-const DATA: i64 = 1;
+pub(super) const REQUEST: i64 = 0;
+pub(super) const DATA: i64 = 1;
 const REJECT: i64 = 2;
 
 /// A peer asks for more blocks at once than there can be.

@@ -471,11 +471,8 @@ async fn the_uploader_hangs_up_on_nonsense() {
     let (uploader, sent) = holder(&[(&take, bytes)]).await;
     let hello = wire::handshake(&hash_of(&take), &[1; 20]);
     let ask = |piece: u32, begin: u32, len: u32| {
-        let mut bytes = vec![0, 0, 0, 13, 6];
-        for word in [piece, begin, len] {
-            bytes.extend(word.to_be_bytes());
-        }
-        [hello.clone(), bytes].concat()
+        let request = wire::Request { piece, begin, len };
+        [hello.clone(), wire::request(request)].concat()
     };
     for nonsense in [
         b"GET / HTTP/1.1\r\n".repeat(5),

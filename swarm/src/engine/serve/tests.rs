@@ -58,11 +58,11 @@ impl Connection for Counted {
 
 /// The message that asks for the only block of a piece.
 fn request(piece: u32) -> Vec<u8> {
-    let mut bytes = vec![0, 0, 0, 13, 6];
-    for word in [piece, 0, 16 << 10] {
-        bytes.extend_from_slice(&u32::to_be_bytes(word));
-    }
-    bytes
+    wire::request(wire::Request {
+        piece,
+        begin: 0,
+        len: 16 << 10,
+    })
 }
 
 #[tokio::test]

@@ -2,23 +2,18 @@
 
 use thiserror::Error;
 
+use super::super::extensions::{CLIENT, HANDSHAKE_ID, METADATA_ID};
+use super::super::metadata::{BLOCK_BYTES as METADATA_BLOCK, DATA, REQUEST};
 use super::super::wire;
 use super::StrangerError;
 use super::blocks::BLOCK_BYTES;
 use crate::bencode::Bencode;
 use crate::bencode::found::{Dictionary, Found};
 
-/// Metadata travels in blocks of this length.
-const METADATA_BLOCK: usize = 16 << 10;
 /// Longest metadata: 200,000 pieces. hali's have fewer than 10,000 up to 80 GB.
 const MAX_METADATA: usize = 4 << 20;
 /// Longest name of a file (`NAME_MAX`).
 const MAX_NAME: usize = 255;
-const HANDSHAKE_ID: u8 = 0;
-/// What our side calls `ut_metadata`.
-const METADATA_ID: u8 = 1;
-const REQUEST: i64 = 0;
-const DATA: i64 = 1;
 
 /// A torrent that cannot be used.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -40,8 +35,7 @@ pub enum Unusable {
 /// "I know how to ask for metadata", as an extension message.
 pub(super) fn hello() -> Vec<u8> {
     let names = Bencode::dictionary([("ut_metadata", Bencode::Integer(METADATA_ID.into()))]);
-    let client = concat!("ModelCache/", env!("CARGO_PKG_VERSION"));
-    let hello = Bencode::dictionary([("m", names), ("v", Bencode::Bytes(client.into()))]);
+    let hello = Bencode::dictionary([("m", names), ("v", Bencode::Bytes(CLIENT.into()))]);
     wire::extended(&[&[HANDSHAKE_ID], &hello.encode()])
 }
 

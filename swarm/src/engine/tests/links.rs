@@ -257,12 +257,11 @@ async fn nobody_is_served_for_long_on_a_link_of_an_old_key() {
     let mut link = with_key(1, Mode::Encrypted).dial(stream).await.unwrap();
     let hello = wire::handshake(&hash_of(&take), &[1; 20]);
     link.write_all(&hello).await.unwrap();
-    let request = [
-        &[0, 0, 0, 13, 6][..],
-        &[0; 8],
-        &(16_u32 << 10).to_be_bytes(),
-    ]
-    .concat();
+    let request = wire::request(wire::Request {
+        piece: 0,
+        begin: 0,
+        len: 16 << 10,
+    });
     let mut answers = 0;
     let asking = async {
         let mut buffer = vec![0; 64 << 10];

@@ -16,7 +16,7 @@ use modelcache_swarm::discovery::hali::seeds::Place;
 use modelcache_swarm::segment::BlobId;
 use modelcache_swarm::snapshot::{Snapshot, SnapshotFile};
 
-use crate::alone::order::{score, seed};
+use crate::alone::Precedence;
 
 /// How long nothing must have come from hub and nodes.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -68,11 +68,8 @@ struct Machine {
 }
 
 /// What is known of one snapshot about this.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Strangers {
-    /// Seeds of the node and of the snapshot.
-    me: u64,
-    snapshot: u64,
     /// How many bytes had come from hub and nodes, and since when it is not more.
     still: Option<(u64, Instant)>,
     /// The last fetch from the hub failed.
@@ -85,20 +82,6 @@ pub struct Strangers {
 }
 
 impl Strangers {
-    /// Nothing known yet.
-    #[must_use]
-    pub fn new(node: &str, snapshot: &str) -> Self {
-        Self {
-            me: seed(node),
-            snapshot: seed(snapshot),
-            still: None,
-            hub_fails: false,
-            refused: BTreeSet::new(),
-            machines: BTreeMap::new(),
-            pause: None,
-        }
-    }
-
     /// A fetch from the hub ended.
     pub fn fetched(&mut self, gave: bool) {
         self.hub_fails = !gave;
@@ -134,13 +117,13 @@ impl Strangers {
         })
     }
 
-    /// Whom to ask now, for which torrent. `before_me` says how many nodes come before this one in the order of a file.
+    /// Whom to ask now, for which torrent. `precedence` is this node's place in the order of a file.
     #[must_use]
     pub fn next(
         &self,
         now: Instant,
         standing: Standing<'_>,
-        before_me: impl Fn(u32) -> u32,
+        precedence: impl Fn(u32) -> Precedence,
     ) -> Option<Place> {
         if !self.may_ask(now) {
             return None;
@@ -160,12 +143,12 @@ impl Strangers {
                 return None;
             }
             let first = file.or_else(|| standing.missing.first().copied())?;
-            let turn = turn(standing.snapshot, first);
-            if waited < PATIENCE + turn * before_me(first).min(MOST_TURNS) {
+            let (turn, precedence) = (turn(standing.snapshot, first), precedence(first));
+            if waited < PATIENCE + turn * precedence.before.min(MOST_TURNS) {
                 return None;
             }
             let wrong = machine.map_or(0, |machine| machine.wrong);
-            let order = Reverse(score(self.snapshot, self.me, first));
+            let order = Reverse(precedence.score);
             Some(((wrong, file.is_none(), order, *place), *place))
         });
         candidates.min().map(|(_, place)| place)

@@ -9,7 +9,7 @@
 mod fetch;
 mod found;
 mod hub;
-pub(crate) mod order;
+mod order;
 mod peer;
 #[cfg(test)]
 mod tests;
@@ -103,6 +103,15 @@ pub struct Alone {
     hub: Hub,
 }
 
+/// A place in the order in which nodes come for something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Precedence {
+    /// How many members come before.
+    pub before: u32,
+    /// Of several things, the one with the highest comes first.
+    pub score: u64,
+}
+
 impl Alone {
     /// Nothing known yet.
     #[must_use]
@@ -140,13 +149,16 @@ impl Alone {
         members.map(|peer| peer.address.ip())
     }
 
-    /// How many members come before this node in the order of something of the snapshot.
+    /// This node's place in the order of something of the snapshot.
     #[must_use]
-    pub fn before_me(&self, item: u32) -> u32 {
-        let mine = self.score(self.me.1, item);
+    pub fn precedence(&self, item: u32) -> Precedence {
+        let score = self.score(self.me.1, item);
         let members = self.peers.values().filter(|peer| peer.member);
-        let before = members.filter(|peer| self.score(peer.seed, item) > mine);
-        u32::try_from(before.count()).unwrap_or(u32::MAX)
+        let before = members.filter(|peer| self.score(peer.seed, item) > score);
+        Precedence {
+            before: u32::try_from(before.count()).unwrap_or(u32::MAX),
+            score,
+        }
     }
 
     /// There is a coordinator again, whose orders count.

@@ -1,12 +1,12 @@
 //! The order in which nodes come for a segment: the same on every node and in every version.
 
 /// A node's place for a segment of a snapshot, both given by their [`seed`]: the highest comes first.
-pub(crate) fn score(snapshot: u64, node: u64, segment: u32) -> u64 {
+pub(super) fn score(snapshot: u64, node: u64, segment: u32) -> u64 {
     mix(node ^ mix(snapshot ^ u64::from(segment)))
 }
 
 /// A number for a name (FNV-1a, finished by [`mix`]).
-pub(crate) fn seed(name: &str) -> u64 {
+pub(super) fn seed(name: &str) -> u64 {
     let fold = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
     mix(name.bytes().fold(0xcbf2_9ce4_8422_2325, fold))
 }

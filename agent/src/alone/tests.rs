@@ -231,6 +231,21 @@ fn informed(number: usize, count: usize, now: Instant) -> Alone {
     alone
 }
 
+#[test]
+fn each_member_has_a_place_of_its_own_for_each_thing() {
+    let world = World::new(9, 1, 1);
+    let places = |item| -> Vec<_> {
+        let nodes = world.nodes.iter();
+        let mut all: Vec<_> = nodes.map(|node| node.alone.precedence(item)).collect();
+        all.sort_by_key(|one| std::cmp::Reverse(one.score));
+        all.iter().map(|one| one.before).collect()
+    };
+    assert_eq!(places(0), [0, 1, 2, 3, 4, 5, 6, 7, 8]);
+    assert_eq!(places(1), [0, 1, 2, 3, 4, 5, 6, 7, 8]);
+    let first = |item| (0..9).find(|n| world.nodes[*n].alone.precedence(item).before == 0);
+    assert!((1..20).any(|item| first(item) != first(0)));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 

@@ -16,7 +16,6 @@ use modelcache_swarm::coordination::{AgentMessage, Held, OriginAccess};
 use modelcache_swarm::discovery::hali::seeds::Place;
 use modelcache_swarm::inventory::Answer;
 use modelcache_swarm::origin::OriginClient;
-use modelcache_swarm::segment::BlobId;
 use modelcache_swarm::snapshot::Snapshot;
 use modelcache_swarm::store::{Progress, SnapshotStore, StoreError, Verdict};
 use tokio::sync::Mutex;
@@ -44,8 +43,6 @@ pub(super) enum Done {
     Answered(String, Option<Answer>),
     /// What came of asking a machine with hali.
     Sought(Place, strangers::Sought),
-    /// All of a content came in another way.
-    Supplanted(BlobId),
 }
 
 /// A transfer that is under way.
@@ -112,7 +109,7 @@ impl Entry {
             origin: None,
             running: HashMap::new(),
             alone: Alone::new(&context.node, &wanted.name),
-            strangers: Strangers::new(&context.node, &wanted.name),
+            strangers: Strangers::default(),
             seeking: None,
             moved: Arc::default(),
             discarding: BTreeSet::new(),

@@ -104,6 +104,8 @@ impl Transfer {
         };
         match committed {
             Ok(held) => Outcome::Held(held),
+            // All of it came in another way meanwhile: nobody failed, and whoever brought it says so.
+            Err(_) if self.store.is_here(self.segment.index) => Outcome::Cancelled,
             Err(failure) => Outcome::Failed(failure),
         }
     }

@@ -44,9 +44,14 @@ fn seeds(last: u8, number: u8, file: usize, revision: &str) -> (Place, Seed) {
 /// Nothing has come for so long.
 fn after(wait: Duration) -> (Strangers, Instant) {
     let start = Instant::now();
-    let mut strangers = Strangers::new("n", "s");
+    let mut strangers = Strangers::default();
     strangers.came(start, 7);
     (strangers, start + wait)
+}
+
+/// So many nodes come before.
+fn place(before: u32) -> Precedence {
+    Precedence { before, score: 0 }
 }
 
 fn next(
@@ -61,7 +66,9 @@ fn next(
         missing: &missing,
         heard,
     };
-    strangers.next(now, standing, |_| 0).map(|place| place.1[0])
+    strangers
+        .next(now, standing, |_| place(0))
+        .map(|place| place.1[0])
 }
 
 #[test]
@@ -98,19 +105,22 @@ fn what_is_named_as_missing_comes_first_and_what_is_here_is_not_asked_for() {
         (order(&[1]), order(&[2]), order(&[0])),
         (Some(1), Some(2), Some(9))
     );
-    let names = ["n", "o", "p", "q", "r", "t", "u", "v"];
-    let first: BTreeSet<_> = names
-        .map(|node| {
-            let mut strangers = Strangers::new(node, "s");
-            strangers.came(now, 0);
-            next(&strangers, now + PATIENCE, &[1, 2], &all)
-        })
-        .into();
-    assert_eq!(
-        first,
-        [Some(1), Some(2)].into(),
-        "nodes begin with different files"
-    );
+    // Nodes begin with different files, each with the one for which it comes earliest.
+    let snapshot = snapshot();
+    let missing = [1, 2].into();
+    let standing = Standing {
+        snapshot: &snapshot,
+        missing: &missing,
+        heard: &all,
+    };
+    for (first, machine) in [(1, 1), (2, 2)] {
+        let precedence = |file| Precedence {
+            before: 0,
+            score: u64::from(file == first),
+        };
+        let place = strangers.next(now, standing, precedence).unwrap();
+        assert_eq!(place.1[0], machine);
+    }
 }
 
 #[test]
@@ -141,11 +151,11 @@ fn the_next_nodes_wait_for_their_turn() {
         let (strangers, due) = after(PATIENCE + TURN * turns);
         let early = due.checked_sub(Duration::from_secs(1)).unwrap();
         assert!(
-            strangers.next(early, standing, |_| before).is_none(),
+            strangers.next(early, standing, |_| place(before)).is_none(),
             "{before}"
         );
         assert!(
-            strangers.next(due, standing, |_| before).is_some(),
+            strangers.next(due, standing, |_| place(before)).is_some(),
             "{before}"
         );
     }

@@ -189,12 +189,15 @@ impl SnapshotStore {
             .pieces
             .get(segment as usize)
             .is_some_and(Option::is_some);
-        known
-            && self
-                .0
-                .segments
-                .get(segment as usize)
-                .is_some_and(|segment| self.0.covers(segment))
+        known && self.is_here(segment)
+    }
+
+    /// Whether all bytes of a segment are durable here, whoever brought them: [`SnapshotStore::adopt`] makes it one of those
+    /// that are held.
+    #[must_use]
+    pub fn is_here(&self, segment: u32) -> bool {
+        let segment = self.0.segments.get(segment as usize);
+        segment.is_some_and(|segment| self.0.covers(segment))
     }
 
     /// How far it is.

@@ -40,7 +40,6 @@ impl Entry {
             Done::Transferred(index, outcome) => self.transferred(context, link, index, outcome),
             Done::Adopted(held) => self.have(context, link, held),
             Done::Answered(node, answer) => self.answered(&node, answer),
-            Done::Supplanted(blob) => self.supplanted(&blob),
             Done::Sought(place, sought) => self.sought(context, link, place, sought),
             Done::Verified(Ok(verdicts)) => self.verified(context, link, verdicts),
             Done::Discarded(segments, result) => {

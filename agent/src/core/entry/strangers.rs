@@ -11,7 +11,6 @@ use modelcache_swarm::coordination::Held;
 use modelcache_swarm::discovery::hali::seeds::Place;
 use modelcache_swarm::engine::{Stranger, StrangerError};
 use modelcache_swarm::segment::BlobId;
-use modelcache_swarm::snapshot::SnapshotFile;
 use modelcache_swarm::store::{Foreign, Proof, SnapshotStore, StoreError};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -47,7 +46,8 @@ impl Entry {
         let store = self
             .store
             .as_ref()
-            .filter(|store| self.work.takes_orders() && self.wanted.public && !full(store));
+            .filter(|store| self.work.takes_orders() && !full(store))
+            .filter(|_| self.wanted.public && self.wanted.source != SourcePolicy::OriginOnly);
         let Some(store) = store.cloned() else {
             self.strangers.pass();
             self.stop_seeking();
@@ -55,16 +55,9 @@ impl Entry {
         };
         let now = Instant::now();
         self.strangers.came(now, self.moved.load(Ordering::Relaxed));
-        let without_hub = match self.wanted.source {
-            SourcePolicy::OriginOnly => false,
-            SourcePolicy::PeersOnly => true,
-            SourcePolicy::PeersFirst => {
-                self.strangers.hub_fails() || (alone && !matches!(self.origin, Some(Ok(_))))
-            }
-        };
-        if self.wanted.source == SourcePolicy::OriginOnly {
-            self.stop_seeking();
-        }
+        let without_hub = self.wanted.source == SourcePolicy::PeersOnly
+            || self.strangers.hub_fails()
+            || (alone && !matches!(self.origin, Some(Ok(_))));
         if !without_hub || self.seeking.is_some() || !self.strangers.may_ask(now) {
             return;
         }
@@ -82,8 +75,8 @@ impl Entry {
             missing: &missing,
             heard: &heard,
         };
-        let before_me = |file| self.alone.before_me(file);
-        let Some(place) = self.strangers.next(now, standing, before_me) else {
+        let precedence = |file| self.alone.precedence(file);
+        let Some(place) = self.strangers.next(now, standing, precedence) else {
             return;
         };
         // One file at a time on this node.
@@ -99,7 +92,7 @@ impl Entry {
         );
         let send = self.sender(context);
         self.tasks.spawn_blocking(move || {
-            let sought = seek(&store, place, &cancel, |blob| send(Done::Supplanted(blob)));
+            let sought = seek(&store, place, &cancel);
             drop(slot);
             send(Done::Sought(place, sought));
         });
@@ -109,19 +102,6 @@ impl Entry {
     fn stop_seeking(&self) {
         if let Some(seeking) = &self.seeking {
             seeking.cancel();
-        }
-    }
-
-    /// A content is here: whoever brings parts of it comes too late, and is not to blame for that.
-    pub(super) fn supplanted(&self, blob: &BlobId) {
-        let Some(store) = &self.store else {
-            return;
-        };
-        for (index, running) in &self.running {
-            let segment = store.segments().get(*index as usize);
-            if segment.is_some_and(|one| one.extents.iter().any(|extent| extent.blob == *blob)) {
-                running.cancel.cancel();
-            }
         }
     }
 
@@ -185,43 +165,34 @@ impl Entry {
     }
 }
 
-/// Has one machine give a file, writes it, proves it, tells when it is here. Blocks for as long as that takes.
-fn seek(
-    store: &SnapshotStore,
-    place: Place,
-    cancel: &CancellationToken,
-    here: impl FnOnce(BlobId),
-) -> Sought {
+/// Has one machine give a file, writes it, proves it. Blocks for as long as that takes.
+fn seek(store: &SnapshotStore, place: Place, cancel: &CancellationToken) -> Sought {
     let brought = Handle::current().block_on(async {
         tokio::select! {
             () = cancel.cancelled() => Err(Sought::Stopped),
             brought = bring(store, place) => brought,
         }
     });
-    let (file, foreign) = match brought {
+    let (path, foreign) = match brought {
         Ok(brought) => brought,
         Err(sought) => return sought,
     };
-    let path = file.path;
     match foreign.prove(|| cancel.is_cancelled()) {
-        Ok(Proof::Right) => {
-            here(file.blob);
-            match store.adopt() {
-                Ok(held) => Sought::Taken { path, held },
-                Err(error) => Sought::Disk(error),
-            }
-        }
+        Ok(Proof::Right) => match store.adopt() {
+            Ok(held) => Sought::Taken { path, held },
+            Err(error) => Sought::Disk(error),
+        },
         Ok(Proof::Wrong(found)) => Sought::Wrong { path, found },
         Ok(Proof::Stopped) => Sought::Stopped,
         Err(error) => Sought::Disk(error),
     }
 }
 
-/// All bytes of a file, of which nothing is proved.
+/// All bytes of a file, of which nothing is proved, and its path in the snapshot.
 async fn bring(
     store: &SnapshotStore,
     (address, info_hash): Place,
-) -> Result<(SnapshotFile, Foreign), Sought> {
+) -> Result<(String, Foreign), Sought> {
     let stranger = Stranger::meet(address, info_hash)
         .await
         .map_err(|error| match error {
@@ -258,6 +229,6 @@ async fn bring(
         (None, Err(StrangerError::Stopped)) => Err(Sought::Stopped),
         (None, Err(error)) if came > file.size / 16 => Err(Sought::Broken(error)),
         (None, Err(error)) => Err(Sought::Lost(error)),
-        (None, Ok(())) => Ok((file, foreign)),
+        (None, Ok(())) => Ok((file.path, foreign)),
     }
 }

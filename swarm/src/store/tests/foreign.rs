@@ -132,7 +132,9 @@ fn writers_of_the_content_come_too_late() {
     let writer = one.writer(1).unwrap();
     writer.write_at(0, &data[..500]).unwrap();
     let place = written(&one, &id, &catalogue.contents[&id]).unwrap();
+    assert!(!one.is_here(1) && !one.is_here(99));
     place.prove(|| false).unwrap();
+    assert!(one.is_here(1) && !one.is_held(1));
     assert_eq!(one.adopt().unwrap().len(), 5);
     let late = writer.write_at(500, &data[500..]).unwrap_err();
     assert!(

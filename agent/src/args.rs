@@ -179,9 +179,9 @@ pub struct PlainArgs {
     #[arg(long, env = "MODELCACHE_PLAIN_PORT", default_value_t = 0)]
     pub plain_port: u16,
     /// Tell machines that run hali on the local network which GGUF files they can take from the plain port, and take from them
-    /// files of public models that neither the hub nor a node gives: a file with hali's own secret that only this user may read (64 hex digits; 'lan.secret' in hali's data
-    /// directory), or the directory where a Secret with the entry lan.secret is mounted. Read at the start only. Needs
-    /// --announce and --plain-port.
+    /// files of public models that neither the hub nor a node gives: a file with hali's own secret that only this user may
+    /// read (64 hex digits; 'lan.secret' in hali's data directory), or the directory where a Secret with the entry lan.secret is
+    /// mounted. Read at the start only. Needs --announce and --plain-port.
     #[arg(long, env = "MODELCACHE_HALI_SECRET_FILE", value_name = "PATH")]
     pub hali_secret_file: Option<PathBuf>,
     /// How the DHT is used.

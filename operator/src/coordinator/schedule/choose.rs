@@ -160,7 +160,7 @@ impl Ledger {
                 && snap.may_take_first_copy(taker, holder)
         };
         self.may_give(holder)
-            && segment.uploads(holder) < self.settings.uploads_per_segment
+            && segment.uploads(holder) < self.settings.fan_out(snap.members.len())
             && (!snap.sole.has(index) || !snap.spares(holder) || first())
     }
 }

@@ -173,9 +173,7 @@ impl Ledger {
             }
         }
         let snap = &mut self.snaps[id];
-        for index in 0..snap.size {
-            snap.refresh(index, self.settings.uploads_per_segment);
-        }
+        snap.refresh_all(&self.settings);
         let others: Vec<NodeId> = snap.members.keys().copied().collect();
         for other in others.into_iter().filter(|other| *other != node) {
             let spoilt = self.snaps[id].spoilt(other, &made);

@@ -87,7 +87,7 @@ impl Ledger {
         let mut takings = snap.segments[index as usize].takings.iter_mut();
         if let Some(taking) = takings.find(|taking| taking.taker == node && !taking.slow) {
             taking.slow = true;
-            snap.refresh(index, self.settings.uploads_per_segment);
+            snap.refresh(index, &self.settings);
         }
     }
 }

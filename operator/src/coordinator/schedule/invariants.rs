@@ -78,7 +78,7 @@ pub(super) fn check(schedule: &Schedule, settings: &Settings) {
         }
         for (pair, count) in pairs {
             assert!(
-                count <= settings.uploads_per_segment,
+                count <= settings.uploads_per_segment.max(settings.one_step),
                 "uploads of {pair:?}: {count}"
             );
         }
@@ -100,6 +100,9 @@ pub(super) fn check(schedule: &Schedule, settings: &Settings) {
             assert_eq!(snap.unheld.has(number), !named.iter().any(trusted));
             assert_eq!(snap.sole.has(number), named.len() == 1);
             assert_eq!(snap.fetching.has(number), fetching[index] > 0);
+            let at_once = settings.fan_out(snap.members.len());
+            let free = |node: &usize| segment.uploads(*node) < at_once;
+            assert_eq!(snap.offered.has(number), named.iter().any(free));
         }
         assert_eq!(snap.fetches, fetching.iter().sum::<u32>());
         let mut held_back = Bits::empty(snap.size);

@@ -151,14 +151,25 @@ impl Ledger {
             self.remove_holder(node, id, index);
         }
         let snap = &mut self.snaps[id];
+        let before = snap.members.len();
         let member = snap.members.remove(&node);
         snap.seeders -= usize::from(member.is_some_and(|member| member.seeder));
         snap.strikes.retain(|(_, holder), _| *holder != node);
         snap.reserved.retain(|_, keeper| *keeper != node);
         self.nodes[node].snaps.retain(|one| *one != id);
+        self.resized(id, before);
         self.vacate(id);
         self.dirty.fetches = true;
         held
+    }
+
+    /// Looks anew at what is offered, because the number of members decides to how many at once.
+    fn resized(&mut self, id: SnapId, before: usize) {
+        let snap = &mut self.snaps[id];
+        if self.settings.fan_out(before) != self.settings.fan_out(snap.members.len()) {
+            snap.refresh_all(&self.settings);
+            self.everything_changed();
+        }
     }
 
     /// Forgets a snapshot that nobody wants and nobody has a part in.
@@ -180,7 +191,9 @@ impl Ledger {
 
     /// Makes a node a member of a snapshot.
     pub(super) fn join(&mut self, node: NodeId, id: SnapId) {
+        let before = self.snaps[id].members.len();
         self.snaps[id].join(node);
+        self.resized(id, before);
         self.nodes[node].snaps.push(id);
         let snaps = &self.snaps;
         self.nodes[node].snaps.sort_by_key(|id| snaps[*id].rank);
@@ -295,7 +308,7 @@ impl Ledger {
                 verified,
             });
         });
-        snap.refresh(index, self.settings.uploads_per_segment);
+        snap.refresh(index, &self.settings);
         self.dirty.segments.insert((id, index));
     }
 
@@ -309,7 +322,7 @@ impl Ledger {
         snap.change_holders(index, |holders| {
             holders.retain(|holder| holder.node != node);
         });
-        snap.refresh(index, self.settings.uploads_per_segment);
+        snap.refresh(index, &self.settings);
         self.dirty.segments.insert((id, index));
         self.dirty.takers.insert(node);
         self.dirty.fetches = true;
@@ -354,7 +367,7 @@ impl Ledger {
             }
         }
         snap.want(node, index);
-        snap.refresh(index, self.settings.uploads_per_segment);
+        snap.refresh(index, &self.settings);
     }
 
     /// Ends an order, if there is one, and makes what it used available.
@@ -383,7 +396,7 @@ impl Ledger {
             }
         }
         snap.want(node, index);
-        snap.refresh(index, self.settings.uploads_per_segment);
+        snap.refresh(index, &self.settings);
         self.dirty.takers.insert(node);
         self.dirty.segments.insert((id, index));
         Some(lease)

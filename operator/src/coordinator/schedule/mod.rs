@@ -87,8 +87,11 @@ pub struct Settings {
     /// Segments that one node takes from others at once. Each arrives the later the more there are, and can be passed on
     /// only then; but a few are to be on their way while others begin, and holders are not equally fast.
     pub takes_per_node: u32,
-    /// Nodes that take one segment from one holder at once. As many as there are in a small cluster: each step from node to
-    /// node costs the time that a segment needs on a link shared by all that a node takes.
+    /// Others that a cluster has at most for one holder to give a segment to all of them at once: each step from node to node
+    /// costs the time that a segment needs on a link shared by all that a node takes.
+    pub one_step: usize,
+    /// Nodes that take one segment from one holder at once in a larger cluster. It needs several steps anyway, and with fewer
+    /// nodes at once each is shorter, and the segment sooner has holders on whose links there is room.
     pub uploads_per_segment: usize,
     /// Copies that one holder gives to others at once: enough that its link is full between the end of one and the beginning
     /// of the next.
@@ -120,7 +123,8 @@ impl Default for Settings {
             fetches_per_node: 4,
             fetches: 64,
             takes_per_node: 12,
-            uploads_per_segment: 8,
+            one_step: 8,
+            uploads_per_segment: 4,
             uploads_per_node: 12,
             first_copies_per_node: 8,
             slow_take: 10_000,
@@ -130,6 +134,17 @@ impl Default for Settings {
             origin_backoff: (1_000, 300_000),
             avoid: (10_000, 300_000),
             corrupt_backoff: (5_000, 300_000),
+        }
+    }
+}
+
+impl Settings {
+    /// Nodes that take one segment of a snapshot of so many members from one holder at once.
+    fn fan_out(&self, members: usize) -> usize {
+        if members <= self.one_step + 1 {
+            self.one_step
+        } else {
+            self.uploads_per_segment
         }
     }
 }

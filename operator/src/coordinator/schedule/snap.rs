@@ -6,12 +6,12 @@ use std::sync::Arc;
 use modelcache_swarm::coordination::{CoordinatorMessage, OriginAccess};
 use modelcache_swarm::segment::PieceHashes;
 
-use super::SourcePolicy;
 use super::backoff::Backoff;
 use super::bits::Bits;
 use super::distrust::Claim;
 use super::pace::Pace;
 use super::roster::Roster;
+use super::{Settings, SourcePolicy};
 
 /// Position in [`super::ledger::Ledger::nodes`].
 pub(super) type NodeId = usize;
@@ -232,7 +232,8 @@ impl Snap {
     }
 
     /// Brings the sets in line with the books of one segment.
-    pub(super) fn refresh(&mut self, index: u32, per_holder: usize) {
+    pub(super) fn refresh(&mut self, index: u32, settings: &Settings) {
+        let per_holder = settings.fan_out(self.members.len());
         let segment = &self.segments[index as usize];
         let mut holders = segment.holders.iter();
         let offered = holders.any(|holder| segment.uploads(holder.node) < per_holder);
@@ -241,6 +242,13 @@ impl Snap {
         self.sole.set(index, segment.holders.len() == 1);
         self.fetching.set(index, segment.fetches > 0);
         self.offered.set(index, offered);
+    }
+
+    /// The same for all segments.
+    pub(super) fn refresh_all(&mut self, settings: &Settings) {
+        for index in 0..self.size {
+            self.refresh(index, settings);
+        }
     }
 
     /// Changes the holders of a segment.

@@ -46,7 +46,7 @@ prop_compose! {
         grace in prop_oneof![Just(0_u64), Just(6_000)],
         (fetches_per_node, fetches) in (1_u32..4, 1_u32..20),
         (takes_per_node, uploads_per_node) in (1_u32..10, 1_u32..18),
-        (uploads_per_segment, first_copies_per_node) in (1_usize..4, 1_usize..5),
+        (one_step, uploads_per_segment, first_copies_per_node) in (1_usize..8, 1_usize..4, 1_usize..5),
     ) -> World {
         let mut nodes = vec![(first, false, Character::Honest)];
         // Who spoils data has none that is right, and is not full.
@@ -57,7 +57,7 @@ prop_compose! {
             seed, segments, blob, nodes, failing, latency, wanted_at,
             faults: faults.into_iter().filter(|(_, fault)| !matches!(fault, Fault::Die(0))).collect(),
             settings: Settings {
-                fetches_per_node, fetches, takes_per_node, uploads_per_segment, uploads_per_node,
+                fetches_per_node, fetches, takes_per_node, one_step, uploads_per_segment, uploads_per_node,
                 first_copies_per_node, grace,
                 ..Settings::default()
             },

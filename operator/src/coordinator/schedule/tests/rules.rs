@@ -3,7 +3,7 @@
 use modelcache_swarm::coordination::AgentMessage;
 
 use super::super::simulation::{NAME, node_name};
-use super::super::{Schedule, Settings, SourcePolicy};
+use super::super::{Outgoing, Schedule, Settings, SourcePolicy};
 use super::bench::{Bench, access, brief, held, snapshot};
 
 #[test]
@@ -109,7 +109,8 @@ fn a_lone_seeder_gives_what_only_it_can_give() {
     bench.join(1, 2, vec![]);
     bench.have(1, held(0, 1, true));
     let says = |orders: Vec<String>, order: &str| orders.iter().any(|one| one == order);
-    for node in 2..10 {
+    // Node 1 has seven others to give it to; when there are more than eight, four at once are the most.
+    for node in 2..9 {
         let orders = brief(&bench.join(node, 2, vec![]));
         assert!(says(orders, &format!("{node} take 0 from 1")));
     }
@@ -121,6 +122,42 @@ fn a_lone_seeder_gives_what_only_it_can_give() {
     assert!(says(orders, "10 take 0 from 0"));
     assert!(bench.wait(9_900).is_empty());
     assert!(says(brief(&bench.wait(100)), "11 take 0 from 0"));
+}
+
+/// A cluster of so many in which one node was the first to bring one of two segments, and who is told to take it.
+fn brought_by_one(members: usize) -> (Bench, Vec<String>) {
+    let mut bench = Bench::new(2);
+    for node in 0..members {
+        bench.join(node, 2, vec![]);
+    }
+    let orders = takes(&bench.have(0, held(0, 1, false)));
+    (bench, orders)
+}
+
+fn takes(outgoing: &Outgoing) -> Vec<String> {
+    let mut orders = brief(outgoing);
+    orders.retain(|order| order.ends_with("take 0 from 0"));
+    orders.sort();
+    orders
+}
+
+#[test]
+fn one_step_serves_a_small_cluster_and_several_short_ones_a_larger() {
+    for (members, at_once) in [(5, 4), (9, 8), (10, 4), (64, 4)] {
+        assert_eq!(brought_by_one(members).1.len(), at_once, "of {members}");
+    }
+}
+
+#[test]
+fn a_cluster_that_becomes_small_is_served_in_one_step_from_then_on() {
+    let (mut bench, first) = brought_by_one(10);
+    let others = |node: &usize| !first.contains(&format!("{node} take 0 from 0"));
+    let waiting: Vec<usize> = (1..10).filter(others).collect();
+    let gone = bench.schedule.agent_gone(&node_name(waiting[0]), bench.now);
+    let told = waiting[1..].iter().take(4);
+    let told: Vec<String> = told.map(|node| format!("{node} take 0 from 0")).collect();
+    // Eight less the four that it gives to already.
+    assert_eq!(takes(&gone), told);
 }
 
 #[test]
@@ -287,7 +324,7 @@ fn a_holder_that_several_nodes_failed_at_is_asked_last() {
         bench.schedule.agent_gone(&node_name(node), bench.now);
     }
     bench.join(9, 1, vec![held(0, 1, true)]);
-    for node in 10..18 {
+    for node in 10..17 {
         assert_eq!(
             brief(&bench.join(node, 1, vec![])),
             [format!("{node} take 0 from 9")]

@@ -251,7 +251,7 @@ impl Network {
         vec![
             format!("ip link set {device} address {}", host.hardware(net)),
             format!("ip addr add {address}/24 dev {device}"),
-            format!("sysctl -qw net.ipv4.tcp_min_tso_segs={SEGMENTS}"),
+            format!("echo {SEGMENTS} >/proc/sys/net/ipv4/tcp_min_tso_segs"),
             format!("ip link set {device} up"),
             format!(
                 "ip route replace 10.{}.0/24 dev {device} proto kernel scope link src {address} congctl {CONGESTION}",

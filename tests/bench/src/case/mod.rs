@@ -225,7 +225,7 @@ mod tests {
         let seconds = case.churn_seconds().unwrap();
         assert!((9.9..10.1).contains(&seconds), "{seconds}");
         assert_eq!(case.hosts(), 14);
-        assert_eq!(case.memory_bytes(), 9 << 30);
+        assert_eq!(case.memory_bytes(), 18 << 30);
     }
 
     #[test]

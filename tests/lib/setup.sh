@@ -42,6 +42,16 @@ need_toolchains() {
   cargo --version >/dev/null 2>&1 || rustup default "$wanted" >/dev/null 2>&1 || rustup default stable
   cargo --version | awk -v w="$wanted" '{ split($2, v, "."); split(w, x, "."); exit !(v[1] > x[1] || (v[1] == x[1] && v[2] >= x[2])) }' \
     || fail "Rust $wanted or newer is needed, this is $(cargo --version): rustup update stable"
+  own_target
+}
+
+# Cargo knows what is stale by the age of files, which says nothing of what was built of another checkout in the same place.
+own_target() {
+  local owner=$CARGO_TARGET_DIR/checkout
+  [ "$(cat "$owner" 2>/dev/null)" != "$root" ] || return 0
+  [ ! -d "$CARGO_TARGET_DIR/release" ] || (cd "$root" && cargo clean --quiet --locked --release --workspace) \
+    || fail "cannot remove from $CARGO_TARGET_DIR what another checkout built there; set CARGO_TARGET_DIR to a place of its own"
+  mkdir -p "$CARGO_TARGET_DIR" && printf '%s' "$root" >"$owner"
 }
 
 # The programs, once, in the profile that images and tests share.

@@ -220,7 +220,8 @@ impl Network {
         for (host, cables) in &network.hosts {
             let namespace = host.namespace();
             run(Command::new("ip").args(["netns", "add", &namespace]))?;
-            script(&namespace, &["ip link set lo up".to_owned()])?;
+            let packets = format!("echo {SEGMENTS} >/proc/sys/net/ipv4/tcp_min_tso_segs");
+            script(&namespace, &["ip link set lo up".to_owned(), packets])?;
             for Cable { net, .. } in cables {
                 if let Some(far) = far {
                     network.carriers.push(cable::lay(far, *host, *net)?);
@@ -251,7 +252,6 @@ impl Network {
         vec![
             format!("ip link set {device} address {}", host.hardware(net)),
             format!("ip addr add {address}/24 dev {device}"),
-            format!("echo {SEGMENTS} >/proc/sys/net/ipv4/tcp_min_tso_segs"),
             format!("ip link set {device} up"),
             format!(
                 "ip route replace 10.{}.0/24 dev {device} proto kernel scope link src {address} congctl {CONGESTION}",

@@ -87,11 +87,11 @@ pub struct Settings {
     /// Segments that one node takes from others at once. Each arrives the later the more there are, and can be passed on
     /// only then; but a few are to be on their way while others begin, and holders are not equally fast.
     pub takes_per_node: u32,
-    /// Others that a cluster has at most for one holder to give a segment to all of them at once: each step from node to node
-    /// costs the time that a segment needs on a link shared by all that a node takes.
+    /// A holder gives a segment to so many others at once where these are all there are: each step from node to node costs the
+    /// time that a segment needs on a link shared by all that a node takes.
     pub one_step: usize,
-    /// Nodes that take one segment from one holder at once in a larger cluster. It needs several steps anyway, and with fewer
-    /// nodes at once each is shorter, and the segment sooner has holders on whose links there is room.
+    /// Where there are more others than that, so many take one segment from one holder at once. Several steps are needed anyway,
+    /// and with fewer nodes at once each is shorter, and the segment sooner has holders on whose links there is room.
     pub uploads_per_segment: usize,
     /// Copies that one holder gives to others at once: enough that its link is full between the end of one and the beginning
     /// of the next.

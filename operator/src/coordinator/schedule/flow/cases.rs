@@ -174,6 +174,19 @@ fn many() {
     assert!(outcome.last() * 10 <= outcome.median() * 12);
 }
 
+/// What traces of the laboratory show where links are slow and their queues full: two round trips before a transfer, and a message
+/// that waits in such a queue too.
+#[test]
+fn many_through_full_queues() {
+    let world = World {
+        start: 250,
+        latency: 80,
+        commit: 20,
+        ..sixty_four()
+    };
+    within(&world, 12, 1290, 1000);
+}
+
 #[test]
 fn fetches_that_get_little_of_their_nodes_links() {
     let fast = World {

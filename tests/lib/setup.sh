@@ -153,5 +153,5 @@ run_scenarios() {
   fi
   read -r p _ f _ s _ <<<"${counts//,/}"
   passed=$((passed + p)); failed=$((failed + f)); skipped=$((skipped + s))
-  [ "$f" = 0 ] || failures+=("e2e (log: $log)")
+  [ "$f" = 0 ] || failures+=(e2e)
 }

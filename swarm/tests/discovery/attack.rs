@@ -29,6 +29,9 @@ const SEGMENTS: u32 = 8;
 const CABLE: &str = "200mbit";
 /// Connections that are opened, and held open, within one transfer.
 const CONNECTIONS: usize = 10_000;
+/// Times that a segment may be taken anew: on processors that have more to do than they can, a member that has connected
+/// speaks late, and is displaced as a silent one.
+const MAX_AGAIN: usize = 5;
 /// The name of the test that is the node which is attacked.
 const NODE: &str = "attack::the_node_that_is_attacked";
 
@@ -172,7 +175,10 @@ impl Node {
 
     /// Its resident memory in bytes.
     fn memory(&self) -> usize {
-        super::memory(&self.child.id().to_string())
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.unwrap().trim_end_matches("kB").trim();
+        kib.parse::<usize>().unwrap() * 1024
     }
 
     /// Ends it; how many handshakes succeeded, were ended because nothing came, and failed otherwise.
@@ -184,9 +190,26 @@ impl Node {
     }
 }
 
-/// Takes all segments, four at a time; bytes a second.
-fn transfer(lab: &Lab) -> f64 {
+/// How it went.
+struct Transfer {
+    /// Bytes a second.
+    speed: f64,
+    /// Takes that failed and were begun anew.
+    again: usize,
+}
+
+/// Takes all segments, four at a time, and again what failed, as agents do.
+fn transfer(lab: &Lab) -> Transfer {
     let hashes = pieces(&content());
+    let take_one = async |engine: Engine, index: u32, hashes: PieceHashes| {
+        for again in 0..MAX_AGAIN {
+            let Err(error) = engine.take(take(index, hashes.clone()), |_| ()).await else {
+                return again;
+            };
+            eprintln!("{error}");
+        }
+        panic!("segment {index} cannot be taken");
+    };
     lab.inside(2, || {
         let engine = Engine::start(security(2)).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -196,17 +219,18 @@ fn transfer(lab: &Lab) -> f64 {
         let began = Instant::now();
         runtime.block_on(async {
             let mut takes = tokio::task::JoinSet::new();
+            let mut again = 0;
             for index in 0..SEGMENTS {
                 if takes.len() == 4 {
-                    takes.join_next().await.unwrap().unwrap();
+                    again += takes.join_next().await.unwrap().unwrap();
                 }
-                let (engine, take) = (engine.clone(), take(index, hashes.clone()));
-                takes.spawn(async move { engine.take(take, |_| ()).await.unwrap() });
+                takes.spawn(take_one(engine.clone(), index, hashes.clone()));
             }
-            takes.join_all().await;
-        });
-        let bytes = f64::from(SEGMENTS) * 16.0 * 1024.0 * 1024.0;
-        bytes / began.elapsed().as_secs_f64()
+            again += takes.join_all().await.iter().sum::<usize>();
+            let bytes = f64::from(SEGMENTS) * 16.0 * 1024.0 * 1024.0;
+            let speed = bytes / began.elapsed().as_secs_f64();
+            Transfer { speed, again }
+        })
     })
 }
 
@@ -222,8 +246,12 @@ fn take(index: u32, pieces: PieceHashes) -> Take {
     }
 }
 
-/// Attacks by `attack` in two threads while segments are taken: their speed, and the most memory of the node.
-fn attacked(lab: &Lab, node: &Node, attack: impl Fn(usize, &AtomicBool) + Sync) -> (f64, usize) {
+/// Attacks by `attack` in two threads while segments are taken: how that went, and the most memory of the node.
+fn attacked(
+    lab: &Lab,
+    node: &Node,
+    attack: impl Fn(usize, &AtomicBool) + Sync,
+) -> (Transfer, usize) {
     let done = AtomicBool::new(false);
     let peak = Mutex::new(0);
     let speed = std::thread::scope(|scope| {
@@ -271,7 +299,7 @@ fn hold_connections(hosts: &[Ipv4Addr], opened: &AtomicUsize, done: &AtomicBool)
     }
 }
 
-/// Sends what looks like announcements, 50,000 a second at most.
+/// Sends what looks like announcements: with a wrong signature, with none, and random; 50,000 a second at most.
 fn send_datagrams(hosts: &[Ipv4Addr], sent: &AtomicUsize, done: &AtomicBool) {
     let bind = |host: &Ipv4Addr| {
         let socket = UdpSocket::bind((*host, 0)).unwrap();
@@ -279,7 +307,11 @@ fn send_datagrams(hosts: &[Ipv4Addr], sent: &AtomicUsize, done: &AtomicBool) {
         socket
     };
     let sockets: Vec<UdpSocket> = hosts.iter().map(bind).collect();
-    let datagram = super::wrong(2);
+    let kinds = [
+        super::wrong(2),
+        super::unsigned(&super::forged(1)),
+        vec![0x55; 1400],
+    ];
     // To the node alone: by multicast they would take up the cable to the taker too.
     let target = (address(1), GROUP.port);
     let began = Instant::now();
@@ -287,8 +319,8 @@ fn send_datagrams(hosts: &[Ipv4Addr], sent: &AtomicUsize, done: &AtomicBool) {
         if done.load(Ordering::Relaxed) {
             break;
         }
-        for socket in sockets.iter().take(100) {
-            let gone = socket.send_to(&datagram, target).is_ok();
+        for (socket, datagram) in sockets.iter().zip(kinds.iter().cycle()) {
+            let gone = socket.send_to(datagram, target).is_ok();
             sent.fetch_add(usize::from(gone), Ordering::Relaxed);
         }
         // A hundred every 4 ms, in each of two threads.
@@ -310,30 +342,35 @@ fn an_attacked_node_goes_on_serving_in_bounded_memory() {
     let node = Node::start(&lab);
     strangers_are_refused(&lab);
 
+    let [opened, sent] = [const { AtomicUsize::new(0) }; 2];
     let quiet = transfer(&lab);
     let memory = node.memory();
-    let (opened, sent) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let grown = |peak: usize| peak.saturating_sub(memory);
+
+    let (by_datagrams, peak) = attacked(&lab, &node, |number, done| {
+        send_datagrams(&hosts[number * 100..][..100], &sent, done);
+    });
+    let grown_by_datagrams = grown(peak);
     let (by_connections, peak) = attacked(&lab, &node, |number, done| {
         hold_connections(&hosts[number * 100..][..100], &opened, done);
     });
-    let (by_datagrams, other_peak) = attacked(&lab, &node, |number, done| {
-        send_datagrams(&hosts[number * 100..][..100], &sent, done);
-    });
-    let quiet = f64::midpoint(quiet, transfer(&lab));
+    let grown_by_connections = grown(peak);
+    let quiet = f64::midpoint(quiet.speed, transfer(&lab).speed);
     let counts = node.end();
 
-    let growth = peak.max(other_peak).saturating_sub(memory);
-    let [connections, datagrams] = [by_connections / quiet, by_datagrams / quiet];
+    let [datagrams, connections] = [&by_datagrams, &by_connections].map(|one| one.speed / quiet);
+    let again = [by_datagrams.again, by_connections.again];
     eprintln!(
-        "{:.0} MB/s undisturbed; {connections:.2} of it beside {} silent connections, {datagrams:.2} beside {} datagrams; memory grew by {growth} bytes; handshakes: {} links, {} of nobody, {} others",
+        "{:.0} MB/s undisturbed; {datagrams:.2} of it and {grown_by_datagrams} bytes of memory beside {} datagrams, {connections:.2} and {grown_by_connections} beside {} silent connections; takes begun anew: {again:?}; handshakes: {} links, {} of nobody, {} others",
         quiet / 1e6,
-        opened.load(Ordering::Relaxed),
         sent.load(Ordering::Relaxed),
+        opened.load(Ordering::Relaxed),
         counts[0],
         counts[1],
         counts[2],
     );
-    assert!(growth <= 20 << 20, "memory grew by {growth} bytes");
+    assert!(grown_by_datagrams <= 8 << 20);
+    assert!(grown_by_connections <= 20 << 20);
     assert!(opened.load(Ordering::Relaxed) > 1000 && counts[1] > 100);
     // Far less than what is measured on a quiet machine, so that a busy one does not fail.
     assert!(connections > 0.3 && datagrams > 0.3);

@@ -9,7 +9,6 @@ mod hali;
 mod lab;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use modelcache_swarm::discovery::announcement::{
@@ -157,14 +156,6 @@ fn sent_until_counted(
     });
 }
 
-/// Resident memory of a process in bytes.
-fn memory(process: &str) -> usize {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.unwrap().trim_end_matches("kB").trim();
-    kib.parse::<usize>().unwrap() * 1024
-}
-
 /// As from a program that knows the format but has no key.
 fn unsigned(announcement: &Announcement) -> Vec<u8> {
     let mut datagram = encode(announcement, &key(2));
@@ -296,10 +287,8 @@ fn flood(lab: &Lab, victim: &Node) {
             .iter()
             .sum::<u64>()
     };
-    let (before, accepted, memory_before) = (refused(), victim.counters.accepted(), memory("self"));
+    let (before, accepted) = (refused(), victim.counters.accepted());
     let began = Instant::now();
-    let done = AtomicBool::new(false);
-    let mut peak = 0;
     let sent: usize = std::thread::scope(|scope| {
         let threads = [0, 1].map(|thread| {
             let (sockets, kinds) = (&sockets, &kinds);
@@ -312,18 +301,7 @@ fn flood(lab: &Lab, victim: &Node) {
                 turns.count()
             })
         });
-        let watcher = scope.spawn(|| {
-            let mut peak = 0;
-            while !done.load(Ordering::Relaxed) {
-                peak = peak.max(memory("self"));
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            peak
-        });
-        let sent = threads.map(|thread| thread.join().unwrap()).iter().sum();
-        done.store(true, Ordering::Relaxed);
-        peak = watcher.join().unwrap();
-        sent
+        threads.map(|thread| thread.join().unwrap()).iter().sum()
     });
     let seconds = began.elapsed().as_secs_f64();
     until("the flood is dropped for its size", || {
@@ -332,14 +310,12 @@ fn flood(lab: &Lab, victim: &Node) {
     until("the honest node is heard after it", || {
         victim.counters.accepted() > accepted
     });
-    let growth = peak.saturating_sub(memory_before);
     eprintln!(
-        "{sent} datagrams in {seconds:.1} s; {} read and refused, {} of them for being too many; {} accepted meanwhile; memory grew by {growth} bytes",
+        "{sent} datagrams in {seconds:.1} s; {} read and refused, {} of them for being too many; {} accepted meanwhile",
         refused() - before,
         victim.counters.refused(Refusal::TooMany),
         victim.counters.accepted() - accepted,
     );
-    assert!(growth < 8 << 20, "memory grew by {growth} bytes");
 }
 
 /// A datagram recorded before the victim's restart is refused after it, even from the sender's own address.

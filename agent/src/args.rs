@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use modelcache_daemon::log::LogFormat;
 use modelcache_swarm::discovery::named::{NamedPeer, NamedPeerError};
 use modelcache_swarm::discovery::service::GROUP;
 use modelcache_swarm::link::Mode;
@@ -29,15 +30,6 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
-}
-
-/// How log lines look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
 }
 
 /// What to do.

@@ -2,14 +2,14 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::{Json, Router};
+use modelcache_daemon::health::Health;
+use modelcache_daemon::probes::{self, Wrong};
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -17,8 +17,11 @@ use tokio_util::sync::CancellationToken;
 use crate::metrics::Metrics;
 use crate::plain::Shelf;
 
-/// The work loop beats at least every second; after this time without it, it hangs.
-const LONGEST_SILENCE: Duration = Duration::from_mins(1);
+/// What the probes answer when something is wrong.
+const WRONG: Wrong = Wrong {
+    hangs: "the work loop hangs",
+    not_ready: "the cache is not open yet",
+};
 
 /// The port cannot be had.
 #[derive(Debug, Error)]
@@ -30,62 +33,7 @@ pub struct HttpError {
     source: std::io::Error,
 }
 
-/// What the probes ask about.
-#[derive(Debug)]
-pub struct Health {
-    start: Instant,
-    beat: AtomicU64,
-    ready: AtomicBool,
-}
-
-impl Health {
-    /// Alive from now on, not ready yet.
-    #[must_use]
-    pub fn new() -> Self {
-        Self {
-            start: Instant::now(),
-            beat: AtomicU64::new(0),
-            ready: AtomicBool::new(false),
-        }
-    }
-
-    /// The work loop went round.
-    pub fn beat(&self) {
-        self.beat
-            .store(self.start.elapsed().as_secs(), Ordering::Relaxed);
-    }
-
-    /// The cache is open and peers are served.
-    pub fn set_ready(&self) {
-        self.ready.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether the work loop goes round. Before the cache is open there is none yet, and waiting for it is no hang.
-    #[must_use]
-    pub fn alive(&self) -> bool {
-        self.alive_after(self.start.elapsed())
-    }
-
-    fn alive_after(&self, elapsed: Duration) -> bool {
-        let beat = Duration::from_secs(self.beat.load(Ordering::Relaxed));
-        !self.ready() || elapsed.saturating_sub(beat) < LONGEST_SILENCE
-    }
-
-    /// Whether the cache is open and peers are served.
-    #[must_use]
-    pub fn ready(&self) -> bool {
-        self.ready.load(Ordering::Relaxed)
-    }
-}
-
-impl Default for Health {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 /// What is answered from.
-#[derive(Clone)]
 pub struct Sources {
     /// For `/metrics`.
     pub metrics: Arc<Metrics>,
@@ -116,19 +64,20 @@ pub async fn serve(
 }
 
 fn router(sources: Sources) -> Router {
-    let torrents = match &sources.shelf {
-        Some(shelf) => Router::new()
-            .route("/torrents", get(list_torrents))
-            .route("/torrents/{file}", get(torrent))
-            .with_state(shelf.clone()),
-        None => Router::new(),
+    let Sources {
+        metrics,
+        health,
+        shelf,
+    } = sources;
+    let router = probes::router(health, WRONG, move || metrics.encode());
+    let Some(shelf) = shelf else {
+        return router;
     };
-    Router::new()
-        .route("/metrics", get(show_metrics))
-        .route("/healthz", get(alive))
-        .route("/readyz", get(ready))
-        .with_state(sources)
-        .merge(torrents)
+    let torrents = Router::new()
+        .route("/torrents", get(list_torrents))
+        .route("/torrents/{file}", get(torrent))
+        .with_state(shelf);
+    router.merge(torrents)
 }
 
 /// What other BitTorrent clients can take here, with magnet links.
@@ -147,33 +96,6 @@ async fn torrent(State(shelf): State<Arc<Shelf>>, Path(file): Path<String>) -> i
     }
 }
 
-async fn show_metrics(State(sources): State<Sources>) -> impl IntoResponse {
-    let kind = "text/plain; version=0.0.4; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], sources.metrics.encode())
-}
-
-async fn alive(State(Sources { health, .. }): State<Sources>) -> impl IntoResponse {
-    if health.alive() {
-        (StatusCode::OK, "ok\n")
-    } else {
-        (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "the work loop hangs; see the log\n",
-        )
-    }
-}
-
-async fn ready(State(Sources { health, .. }): State<Sources>) -> impl IntoResponse {
-    if health.ready() {
-        (StatusCode::OK, "ok\n")
-    } else {
-        (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "the cache is not open yet; see the log\n",
-        )
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use axum::body::Body;
@@ -181,6 +103,7 @@ mod tests {
     use tower::ServiceExt as _;
 
     use super::*;
+    use crate::core::LONGEST_SILENCE;
 
     async fn status(router: &Router, path: &str) -> StatusCode {
         let request = Request::get(path).body(Body::empty()).unwrap();
@@ -188,30 +111,25 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn probes_follow_the_health() {
-        let health = Arc::new(Health::new());
+    async fn torrents_are_served_only_where_there_is_a_shelf() {
         let metrics = Arc::new(Metrics::new());
-        let sources = |shelf| Sources {
-            metrics: metrics.clone(),
-            health: health.clone(),
-            shelf,
+        let router = |shelf| {
+            router(Sources {
+                metrics: metrics.clone(),
+                health: Arc::new(Health::new(LONGEST_SILENCE)),
+                shelf,
+            })
         };
-        let router = router(sources(None));
-        assert_eq!(status(&router, "/healthz").await, StatusCode::OK);
-        assert_eq!(
-            status(&router, "/readyz").await,
-            StatusCode::SERVICE_UNAVAILABLE
-        );
-        health.set_ready();
-        assert_eq!(status(&router, "/readyz").await, StatusCode::OK);
-        assert_eq!(status(&router, "/metrics").await, StatusCode::OK);
-        assert_eq!(status(&router, "/torrents").await, StatusCode::NOT_FOUND);
-        assert!(!health.alive_after(LONGEST_SILENCE));
         let shelf = Shelf::new("10.0.0.1".parse().unwrap(), 9493, metrics.clone());
-        let with_shelf = super::router(sources(Some(Arc::new(shelf))));
-        assert_eq!(status(&with_shelf, "/torrents").await, StatusCode::OK);
+        let (without, with) = (router(None), router(Some(Arc::new(shelf))));
+        for router in [&without, &with] {
+            assert_eq!(status(router, "/healthz").await, StatusCode::OK);
+            assert_eq!(status(router, "/metrics").await, StatusCode::OK);
+        }
+        assert_eq!(status(&without, "/torrents").await, StatusCode::NOT_FOUND);
+        assert_eq!(status(&with, "/torrents").await, StatusCode::OK);
         for path in ["/torrents/x", "/torrents/x.torrent"] {
-            assert_eq!(status(&with_shelf, path).await, StatusCode::NOT_FOUND);
+            assert_eq!(status(&with, path).await, StatusCode::NOT_FOUND);
         }
     }
 }

@@ -2,7 +2,6 @@
 
 mod heard;
 mod labels;
-mod text;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +10,6 @@ use modelcache_crds::model_cache_node::Phase;
 use modelcache_swarm::discovery::refusal::Counters;
 use modelcache_swarm::discovery::service::Peers;
 use modelcache_swarm::link::{OnHandshake, Side};
-use prometheus_client::encoding;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -295,10 +293,7 @@ impl Metrics {
     /// Everything in the Prometheus text format, version 0.0.4.
     #[must_use]
     pub fn encode(&self) -> String {
-        let mut text = String::new();
-        // Writing to a string does not fail.
-        let _ = encoding::text::encode(&mut text, &self.registry);
-        text::prometheus(&text)
+        modelcache_daemon::metrics::encode([&self.registry])
     }
 }
 

@@ -4,6 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use modelcache_daemon::health::Health;
+use modelcache_daemon::stop;
 use modelcache_swarm::discovery::hali::secret::HaliSecret;
 use modelcache_swarm::discovery::hali::seeds::Seeds;
 use modelcache_swarm::discovery::service::Peers;
@@ -11,15 +13,14 @@ use modelcache_swarm::engine::UploaderError;
 use modelcache_swarm::link::{Mode, Security};
 use modelcache_swarm::secret::{Keys, Purpose, SecretError};
 use thiserror::Error;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::{DhtArgs, PlainArgs, RunArgs, coordinator_url};
 use crate::coordinator::{Link, LinkConfig};
-use crate::core::{Core, CoreError, Settings};
-use crate::http::{self, Health, HttpError};
+use crate::core::{Core, CoreError, LONGEST_SILENCE, Settings};
+use crate::http::{self, HttpError};
 use crate::intent::{Intent, Objects};
 use crate::metrics::Metrics;
 use crate::plain::{self, Heralds, Shelf, dht};
@@ -93,10 +94,10 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         metrics_listen,
     } = args;
     let hali = secret_of_hali(&plain, announce)?;
-    let stop = stop_on_signal()?;
+    let stop = stop::on_signals().map_err(RunError::Signals)?;
     tell_start(&node_name, &cache_dir);
     let metrics = Arc::new(Metrics::new());
-    let health = Arc::new(Health::new());
+    let health = Arc::new(Health::new(LONGEST_SILENCE));
     let port = plain.plain_port;
     let shelf = (port != 0).then(|| Arc::new(Shelf::new(node_ip, port, metrics.clone())));
     let sources = http::Sources {
@@ -279,22 +280,6 @@ fn everywhere(node_ip: IpAddr, port: u16) -> SocketAddr {
         IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
     SocketAddr::new(address, port)
-}
-
-/// What is cancelled when the process is told to end.
-fn stop_on_signal() -> Result<CancellationToken, RunError> {
-    let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signals)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signals)?;
-    let stop = CancellationToken::new();
-    let told = stop.clone();
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        told.cancel();
-    });
-    Ok(stop)
 }
 
 #[cfg(test)]

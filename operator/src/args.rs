@@ -2,9 +2,10 @@
 
 use std::net::SocketAddr;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use jiff::SignedDuration;
 use kube::core::Selector;
+use modelcache_daemon::log::LogFormat;
 
 use crate::agents::node_selector;
 use crate::endpoint::Endpoint;
@@ -159,15 +160,6 @@ pub struct RunArgs {
         default_value = "info"
     )]
     pub log: String,
-}
-
-/// Form of the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// Lines for people.
-    Text,
-    /// One JSON object a line.
-    Json,
 }
 
 fn duration(text: &str) -> Result<SignedDuration, String> {

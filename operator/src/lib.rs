@@ -14,8 +14,6 @@ pub mod args;
 pub mod coordinator;
 pub mod endpoint;
 mod fault;
-pub mod health;
-pub mod http;
 pub mod keys;
 pub mod metrics;
 mod mirror;

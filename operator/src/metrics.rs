@@ -1,11 +1,10 @@
 //! What Prometheus reads.
 
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -286,38 +285,8 @@ impl Metrics {
     /// Everything in the Prometheus text format, version 0.0.4.
     #[must_use]
     pub fn encode(&self) -> String {
-        let mut text = String::new();
-        // Writing to a string does not fail.
-        for registry in [&self.registry].into_iter().chain(&self.tracker) {
-            let _ = text::encode(&mut text, registry);
-        }
-        prometheus_text(&text)
+        modelcache_daemon::metrics::encode([&self.registry].into_iter().chain(&self.tracker))
     }
-}
-
-/// `OpenMetrics` as Prometheus' older text format, which every scraper and `promtool check metrics` read: there a
-/// counter's HELP and TYPE bear the suffix `_total` too, and there is neither UNIT nor EOF.
-fn prometheus_text(open_metrics: &str) -> String {
-    let counters: BTreeSet<&str> = open_metrics
-        .lines()
-        .filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter"))
-        .collect();
-    let mut text = String::with_capacity(open_metrics.len() + 256);
-    for line in open_metrics.lines() {
-        if line == "# EOF" || line.starts_with("# UNIT ") {
-            continue;
-        }
-        let described = ["# HELP ", "# TYPE "].iter().find_map(|kind| {
-            let (name, rest) = line.strip_prefix(kind)?.split_once(' ')?;
-            counters.contains(name).then_some((kind, name, rest))
-        });
-        // Writing to a string does not fail.
-        let _ = match described {
-            Some((kind, name, rest)) => writeln!(text, "{kind}{name}_total {rest}"),
-            None => writeln!(text, "{line}"),
-        };
-    }
-    text
 }
 
 #[cfg(test)]

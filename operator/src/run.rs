@@ -1,6 +1,5 @@
 //! Puts the parts together and keeps them running until the process is told to stop.
 
-use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,26 +8,25 @@ use futures_util::FutureExt as _;
 use kube::api::ListParams;
 use kube::{Api, Client};
 use modelcache_crds::{ModelCache, ModelCacheNode, ModelSnapshot};
+use modelcache_daemon::health::Health;
+use modelcache_daemon::log::{self, LogFormat};
+use modelcache_daemon::probes::{self, Wrong};
+use modelcache_daemon::stop;
 use modelcache_swarm::link::{Mode, Security};
 use modelcache_swarm::secret::{Keys, Purpose};
 use modelcache_swarm::tracker::Admission;
 use thiserror::Error;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::ParseError;
 
 use crate::agents::Agents;
-use crate::args::{LogFormat, RunArgs};
+use crate::args::RunArgs;
 use crate::coordinator::metrics::Handshake;
 use crate::coordinator::{Coordinator, TokenReviewer, server};
-use crate::health::Health;
-use crate::http;
 use crate::keys::{KeySecret, Policy};
 use crate::metrics::Metrics;
-use crate::reconcile::{self, Context};
+use crate::reconcile::{self, Context, LONGEST_SILENCE};
 use crate::resolve::LiveHub;
 use crate::secrets::SecretReader;
 use crate::tracker::{self, SharedTracker};
@@ -39,6 +37,11 @@ const CRD_RETRY: Duration = Duration::from_secs(3);
 const CRD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long connections may take to end after the signal to stop.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
+/// What the probes answer when something is wrong.
+const WRONG: Wrong = Wrong {
+    hangs: "the reconciler hangs",
+    not_ready: "the cluster has not been seen yet",
+};
 
 /// Why the operator cannot run.
 #[derive(Debug, Error)]
@@ -49,7 +52,7 @@ pub enum RunError {
         /// As given.
         directives: String,
         /// What is wrong.
-        source: ParseError,
+        source: log::ParseError,
     },
     /// The TLS provider cannot be installed.
     #[error("another TLS provider is installed already")]
@@ -126,21 +129,19 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
 
     let coordinator = Coordinator::new();
     // All ports are taken before anything else, so that a wrong one is known at once.
-    let probes = listen(metrics_listen, "metrics and probes", "--metrics-listen").await?;
+    let probes_listener = listen(metrics_listen, "metrics and probes", "--metrics-listen").await?;
     let coordination = listen(coordinator_listen, "coordination", "--coordinator-listen").await?;
     let tracking = tracker(tracker_listen, tracker_public).await?;
     let tracker = tracking.as_ref().map(|(tracker, _)| tracker.clone());
     let metrics = Metrics::new().with_coordinator(&coordinator);
     let metrics = Arc::new(metrics.with_tracker(tracker.as_ref()));
-    let health = Arc::new(Health::new());
+    let health = Arc::new(Health::new(LONGEST_SILENCE));
 
     let mut parts: JoinSet<Ended> = JoinSet::new();
-    let served = http::serve(
-        probes,
-        Arc::clone(&metrics),
-        Arc::clone(&health),
-        stop.clone(),
-    );
+    let shown = metrics.clone();
+    let router = probes::router(health.clone(), WRONG, move || shown.encode());
+    let served =
+        axum::serve(probes_listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
     parts.spawn(async { ("the server of metrics and probes", outcome(served.await)) });
     let reviewer = TokenReviewer::new(
         client.clone(),
@@ -195,14 +196,16 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
 }
 
 /// What every part needs: a log, a TLS provider, and word of when to stop.
-fn start(log: &str, format: LogFormat) -> Result<CancellationToken, RunError> {
-    start_log(log, format)?;
+fn start(directives: &str, format: LogFormat) -> Result<CancellationToken, RunError> {
+    let filter = log::filter(directives).map_err(|source| RunError::Log {
+        directives: directives.to_owned(),
+        source,
+    })?;
+    log::start(filter, format);
     rustls::crypto::aws_lc_rs::default_provider()
         .install_default()
         .map_err(|_| RunError::Tls)?;
-    let stop = CancellationToken::new();
-    stop_on_signals(stop.clone())?;
-    Ok(stop)
+    stop::on_signals().map_err(RunError::Signal)
 }
 
 /// Which part ended, and why.
@@ -295,41 +298,6 @@ fn outcome(result: std::io::Result<()>) -> String {
         Ok(()) => "no reason given".to_owned(),
         Err(error) => error.to_string(),
     }
-}
-
-fn start_log(directives: &str, format: LogFormat) -> Result<(), RunError> {
-    let filter = EnvFilter::try_new(directives).map_err(|source| RunError::Log {
-        directives: directives.to_owned(),
-        source,
-    })?;
-    // It tells as errors what is tried again, and what we tell ourselves when it fails for good.
-    let filter = match "kube_client::client::builder=off".parse() {
-        Ok(directive) => filter.add_directive(directive),
-        Err(_) => filter,
-    };
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
-    match format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().init(),
-    }
-    Ok(())
-}
-
-fn stop_on_signals(stop: CancellationToken) -> Result<(), RunError> {
-    let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signal)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signal)?;
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        tracing::info!("stopping");
-        stop.cancel();
-    });
-    Ok(())
 }
 
 async fn listen(

@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use modelcache_daemon::health::Health;
 use modelcache_swarm::coordination::AgentMessage;
 use modelcache_swarm::discovery::hali::seeds::Seeds;
 use modelcache_swarm::discovery::service::Peers;
@@ -27,7 +28,6 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::coordinator::{LinkEvent, LinkHandle};
-use crate::http::Health;
 use crate::intent::Intent;
 use crate::metrics::Metrics;
 use crate::serving::Serving;
@@ -45,6 +45,8 @@ const TAKES: usize = 16;
 const HASHERS: usize = 2;
 /// How often time-outs are looked at and progress is told.
 const TICK: Duration = Duration::from_millis(500);
+/// The loop beats at every tick; after this time without one, it hangs.
+pub const LONGEST_SILENCE: Duration = Duration::from_mins(1);
 /// How long a lock that another agent holds is waited for: on an update the old pod is just ending.
 const LOCK_PATIENCE: Duration = Duration::from_mins(1);
 /// How long tasks are waited for at the end; what they do not finish is done again after the next start.

@@ -5,12 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use modelcache_agent::core::{Core, Public, Settings};
-use modelcache_agent::http::Health;
+use modelcache_agent::core::{Core, LONGEST_SILENCE, Public, Settings};
 use modelcache_agent::intent::Intent;
 use modelcache_agent::metrics::Metrics;
 use modelcache_agent::state::{NodeState, SnapshotState};
 use modelcache_crds::model_cache_node::Phase;
+use modelcache_daemon::health::Health;
 use modelcache_swarm::discovery::hali::seeds::Seeds;
 use modelcache_swarm::discovery::service::Peers;
 use modelcache_swarm::link::{Mode, Security};
@@ -78,7 +78,11 @@ impl Agent {
             peers: peers.clone(),
             seeds: seeds.clone(),
         };
-        let open = Core::open(settings, metrics.clone(), Arc::new(Health::new()));
+        let open = Core::open(
+            settings,
+            metrics.clone(),
+            Arc::new(Health::new(LONGEST_SILENCE)),
+        );
         let core = runtime.spawn(open).await.unwrap().unwrap();
         let state = core.state();
         let public = core.public();

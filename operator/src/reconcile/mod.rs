@@ -18,12 +18,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kube::Client;
+use modelcache_daemon::health::Health;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::agents::Agents;
 use crate::coordinator::Coordinator;
-use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::resolve::{Hub, Resolver};
 use crate::secrets::{ReadSecret, TokenCache};
@@ -37,6 +37,8 @@ use self::report::Reporter;
 const DEBOUNCE: Duration = Duration::from_millis(200);
 /// Without any change: repairs what was changed by others in ways that no watch shows, and reads Secrets again.
 const PERIOD: Duration = Duration::from_mins(1);
+/// A pass begins at least once a minute; after this time without one, the reconciler hangs.
+pub const LONGEST_SILENCE: Duration = Duration::from_mins(10);
 /// After a status could not be written.
 const RETRY_REPORT: Duration = Duration::from_secs(5);
 

@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use modelcache_agent::coordinator::{Link, LinkConfig};
-use modelcache_agent::core::{Core, Settings};
-use modelcache_agent::http::Health;
+use modelcache_agent::core::{Core, LONGEST_SILENCE, Settings};
 use modelcache_agent::intent::{Intent, Objects};
 use modelcache_agent::metrics::{self, Metrics, Origin, Outcome, Transfer};
 use modelcache_agent::state::NodeState;
 use modelcache_bench::model::{Model, REPOSITORY, SNAPSHOT};
 use modelcache_crds::model_cache_node::Phase;
+use modelcache_daemon::health::Health;
 use modelcache_operator::coordinator::{
     Authenticate, AuthenticateError, CoordinatedSnapshot, Coordinator, SourcePolicy, server,
 };
@@ -88,7 +88,12 @@ async fn agent(number: usize, directory: &Path, coordinator: SocketAddr, intent:
         peers: Peers::default(),
         seeds: Seeds::default(),
     };
-    let core = Core::open(settings, metrics.clone(), Arc::new(Health::new())).await;
+    let core = Core::open(
+        settings,
+        metrics.clone(),
+        Arc::new(Health::new(LONGEST_SILENCE)),
+    )
+    .await;
     let core = core.unwrap();
     let (state, peer_address) = (core.state(), core.peer_address());
     let (link, orders) = Link::start(LinkConfig {

@@ -13,15 +13,16 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
 use clap::Parser;
-use modelcache_agent::args::{LogFormat, PeerLinks};
+use modelcache_agent::args::PeerLinks;
 use modelcache_agent::coordinator::{Link, LinkConfig};
-use modelcache_agent::core::{Core, Settings};
-use modelcache_agent::http::Health;
+use modelcache_agent::core::{Core, LONGEST_SILENCE, Settings};
 use modelcache_agent::intent::{Intent, Objects};
 use modelcache_agent::log;
 use modelcache_agent::metrics::Metrics;
 use modelcache_agent::state::NodeState;
 use modelcache_agent::state_file;
+use modelcache_daemon::health::Health;
+use modelcache_daemon::log::LogFormat;
 use modelcache_swarm::discovery::hali::seeds::Seeds;
 use modelcache_swarm::discovery::service::Peers;
 use modelcache_swarm::link::{Mode, Security};
@@ -108,7 +109,7 @@ async fn run(arguments: Arguments) -> Result<()> {
             seeds: Seeds::default(),
         },
         Arc::new(Metrics::new()),
-        Arc::new(Health::new()),
+        Arc::new(Health::new(LONGEST_SILENCE)),
     )
     .await?;
     let (link, orders) = Link::start(LinkConfig {

@@ -12,8 +12,9 @@ use anyhow::{Context as _, Result};
 use clap::Parser;
 use futures_util::future::BoxFuture;
 use modelcache_agent::intent::{self, Objects};
+use modelcache_agent::log;
 use modelcache_agent::state_file;
-use modelcache_agent::{args::LogFormat, log};
+use modelcache_daemon::log::LogFormat;
 use modelcache_operator::coordinator::{
     Authenticate, AuthenticateError, CoordinatedSnapshot, Coordinator, Settings, SourcePolicy,
     server,

@@ -11,7 +11,8 @@ use modelcache_swarm::coordination::{
 };
 use tokio::sync::{Mutex, mpsc};
 
-const FETCHES: usize = 2;
+/// Fetches of one model by one agent at once.
+pub const FETCHES: usize = 2;
 const TAKES: usize = 4;
 /// Every so often orders are given anew; a failed segment waits until then.
 const ROUND: Duration = Duration::from_millis(50);

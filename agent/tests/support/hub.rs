@@ -2,15 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::{Body, Bytes};
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use futures_util::stream;
 use modelcache_swarm::coordination::OriginAccess;
 use tokio::net::TcpListener;
 
@@ -31,6 +33,25 @@ struct Inner {
     delay: AtomicU64,
     /// Status instead of bytes, when not 0.
     refuse: AtomicU64,
+    /// Answers trickle.
+    trickle: AtomicBool,
+    trickling: AtomicUsize,
+}
+
+/// An answer that trickles, until it is dropped.
+struct Trickling(Arc<Inner>);
+
+impl Trickling {
+    fn new(inner: Arc<Inner>) -> Self {
+        inner.trickling.fetch_add(1, Ordering::SeqCst);
+        Self(inner)
+    }
+}
+
+impl Drop for Trickling {
+    fn drop(&mut self) {
+        self.0.trickling.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl Hub {
@@ -62,6 +83,17 @@ impl Hub {
     /// Answers with this status; 0: with bytes again.
     pub fn refuse(&self, status: u16) {
         self.inner.refuse.store(status.into(), Ordering::SeqCst);
+    }
+
+    /// Answers go on for as long as somebody listens: a byte now and then, and a wrong one.
+    pub fn trickle(&self) {
+        self.inner.trickle.store(true, Ordering::SeqCst);
+        self.refuse(0);
+    }
+
+    /// Answers that trickle to somebody.
+    pub fn trickling(&self) -> usize {
+        self.inner.trickling.load(Ordering::SeqCst)
     }
 
     pub fn access(&self) -> OriginAccess {
@@ -96,8 +128,18 @@ async fn serve(
         .unwrap();
     let (first, last): (usize, usize) = (first.parse().unwrap(), last.parse().unwrap());
     let total = content.len();
-    let body = content[first..=last.min(total - 1)].to_vec();
-    inner.sent.fetch_add(body.len() as u64, Ordering::SeqCst);
+    let range_len = last.min(total - 1) + 1 - first;
+    let body = if inner.trickle.load(Ordering::SeqCst) {
+        let listened_to = Trickling::new(inner.clone());
+        Body::from_stream(stream::unfold(listened_to, async |listened_to| {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let wrong = Bytes::from_static(b"x");
+            Some((Ok::<_, std::convert::Infallible>(wrong), listened_to))
+        }))
+    } else {
+        inner.sent.fetch_add(range_len as u64, Ordering::SeqCst);
+        Body::from(content[first..first + range_len].to_vec())
+    };
     let range = format!("bytes {first}-{}/{total}", last.min(total - 1));
     (
         StatusCode::PARTIAL_CONTENT,

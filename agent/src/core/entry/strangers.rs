@@ -150,7 +150,14 @@ impl Entry {
         context.metrics.count_hali_file(result);
         self.strangers.ended(Instant::now(), place, end);
         match sought {
-            Sought::Taken { held, .. } => self.have(context, link, held),
+            Sought::Taken { held, .. } => {
+                // What is here now need not come from hub or nodes too.
+                let running = held
+                    .iter()
+                    .filter_map(|held| self.running.get(&held.segment));
+                running.for_each(|running| running.cancel.cancel());
+                self.have(context, link, held);
+            }
             // The hub or another node may still bring it: that takes no more room.
             Sought::Disk(error) if !error.is_no_space() => {
                 let input = Input::Failed {

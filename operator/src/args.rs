@@ -152,7 +152,8 @@ pub struct RunArgs {
     )]
     pub log_format: LogFormat,
 
-    /// What to log, as directives; for example `debug`, or `info,modelcache_operator=debug`.
+    /// What to log, as directives; for example `debug`, or `info,modelcache_operator=debug`. The Kubernetes client is silent unless
+    /// it is named: `info,kube_client=debug`.
     #[arg(
         long,
         env = "MODELCACHE_LOG",

@@ -177,7 +177,6 @@ impl Link {
 
 /// An agent that has opened its cache and serves what it holds, but follows no orders yet.
 pub struct Core {
-    settings: Settings,
     context: Arc<Context>,
     results: mpsc::UnboundedReceiver<Event>,
     peer_address: SocketAddr,
@@ -202,7 +201,7 @@ impl Core {
         let counting = serving.clone();
         let uploader = Uploader::bind(
             settings.peer_listen,
-            settings.security.clone(),
+            settings.security,
             serving.clone(),
             Arc::new(move |hash, bytes| counting.sent(hash, bytes)),
         )
@@ -210,12 +209,12 @@ impl Core {
         let peer_address = SocketAddr::new(settings.node_ip, uploader.local_addr().port());
         let (sender, results) = mpsc::unbounded_channel();
         let context = Arc::new(Context {
-            node: settings.node.clone(),
+            node: settings.node,
             store,
             engine,
             serving,
-            peers: settings.peers.clone(),
-            seeds: settings.seeds.clone(),
+            peers: settings.peers,
+            seeds: settings.seeds,
             metrics,
             names,
             results: sender,
@@ -231,7 +230,6 @@ impl Core {
             ..NodeState::default()
         });
         Ok(Self {
-            settings,
             context,
             results,
             peer_address,
@@ -306,7 +304,6 @@ impl Core {
                 });
             }
         }
-        tracing::info!(node = self.settings.node, "stopping");
         if tokio::time::timeout(STOP_PATIENCE, node.stop())
             .await
             .is_err()

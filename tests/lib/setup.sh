@@ -137,6 +137,7 @@ run_scenarios() {
   step "a Prometheus" prometheus prepare_prometheus || true
   PATH=$PATH:$MODELCACHE_CACHE/prometheus/usr/bin
   local log=$logs/test-e2e.log program=$CARGO_TARGET_DIR/release/modelcache-e2e arguments=() status
+  : >"$log"
   [ -z "$thorough" ] || arguments+=(--thorough)
   arguments+=(${scenarios[@]+"${scenarios[@]}"})
   if [ -n "${KUBECONFIG:-}" ]; then

@@ -30,9 +30,17 @@ pub fn filter(directives: &str) -> Result<EnvFilter, ParseError> {
     }
 }
 
-/// What is logged when nobody says anything.
+/// The same; of directives that mean nothing what is wrong with them, and the usual filter in their place.
 #[must_use]
-pub fn usual_filter() -> EnvFilter {
+pub fn filter_or_usual(directives: &str) -> (EnvFilter, Option<ParseError>) {
+    match filter(directives) {
+        Ok(filter) => (filter, None),
+        Err(problem) => (usual_filter(), Some(problem)),
+    }
+}
+
+/// What is logged when nobody says anything.
+fn usual_filter() -> EnvFilter {
     EnvFilter::new(format!("{QUIET},info"))
 }
 
@@ -84,7 +92,14 @@ mod tests {
     }
 
     #[test]
-    fn what_means_nothing_is_refused() {
-        assert!(filter("modelcache_agent=loud").is_err());
+    fn what_means_nothing_is_refused_or_the_usual_holds() {
+        let loud = "modelcache_agent=loud";
+        assert!(filter(loud).is_err());
+        let (instead, problem) = filter_or_usual(loud);
+        assert!(problem.is_some());
+        assert_eq!(instead.to_string(), usual_filter().to_string());
+        let (quiet, problem) = filter_or_usual("warn");
+        assert!(problem.is_none());
+        assert_eq!(quiet.to_string(), filter("warn").unwrap().to_string());
     }
 }

@@ -135,37 +135,15 @@ fn services_answer_by_address_by_name_and_by_node_port() {
     assert!(get("http://web.proof-service.svc.cluster.local/").starts_with("web-"));
     let both: std::collections::BTreeSet<String> = (0..20).map(|_| get("http://web/")).collect();
     assert_eq!(both.len(), 2, "both pods should answer: {both:?}");
+    let get_on = |node: &str, url: &str| {
+        let wget = ["busybox", "timeout", "5", "busybox", "wget", "-qO-", url];
+        cluster.node_exec(node, &wget).unwrap()
+    };
     for node in ["node-1", "node-2", "node-3"] {
-        let answer = cluster
-            .node_exec(
-                node,
-                &[
-                    "busybox",
-                    "timeout",
-                    "5",
-                    "busybox",
-                    "wget",
-                    "-qO-",
-                    &format!("http://{address}/"),
-                ],
-            )
-            .unwrap();
+        let answer = get_on(node, &format!("http://{address}/"));
         assert!(answer.starts_with("web-"), "{node}: {answer}");
     }
-    let answer = cluster
-        .node_exec(
-            "node-1",
-            &[
-                "busybox",
-                "timeout",
-                "5",
-                "busybox",
-                "wget",
-                "-qO-",
-                &format!("http://10.77.0.12:{port}/"),
-            ],
-        )
-        .unwrap();
+    let answer = get_on("node-1", &format!("http://10.77.0.12:{port}/"));
     assert!(answer.starts_with("web-"), "{answer}");
     assert!(
         proof

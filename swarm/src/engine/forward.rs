@@ -16,15 +16,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
+use socket2::SockRef;
 use thiserror::Error;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
+use tokio::sync::Notify;
+use tokio::task::{JoinSet, yield_now};
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use super::CONNECT_TIMEOUT;
-use super::serve::Connection as _;
+use super::requests::Requests;
 use super::storage::BLOCK_BYTES;
 use super::wire::{self, HANDSHAKE_BYTES};
 use crate::link::{Link, LinkError, Security};
@@ -35,8 +37,9 @@ const MAX_CONNECTIONS: usize = 256;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes that are handed on at once. A link decrypts up to four records straight into it.
 const PASS_BYTES: usize = 256 << 10;
-/// Requests are 17 bytes each.
-const REQUEST_BYTES: usize = 16 << 10;
+/// Turns of the engine's thread that librqbit is given to say more before it hears that its first request has arrived. It says one
+/// thing in a turn and keeps the rest until it hears that; so one packet brings what else would come in as many.
+const TURNS: usize = 32;
 
 /// Why there is no way to a holder.
 #[derive(Debug, Error)]
@@ -62,7 +65,7 @@ pub(super) struct Forwarder {
 impl Forwarder {
     /// Starts to listen, in a task of the current runtime, for a librqbit of this peer id.
     pub(super) async fn start(security: Security, peer_id: [u8; 20]) -> io::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let listener = listen().await?;
         let addr = listener.local_addr()?;
         let ready = Ready::default();
         tokio::spawn(accept(listener, peer_id, Arc::clone(&ready)));
@@ -118,6 +121,16 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+async fn listen() -> io::Result<TcpListener> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    // BBR, where it is the default, sets a timer for each packet, to spare a network that is not there. Accepted connections
+    // inherit this. It cannot be missing (it is Linux' last resort), and without it things are only slower.
+    if let Err(error) = SockRef::from(&listener).set_tcp_congestion(b"reno") {
+        debug!(%error, "the kernel does not let a connection on loopback go unpaced");
+    }
+    Ok(listener)
+}
+
 async fn accept(listener: TcpListener, peer_id: [u8; 20], ready: Ready) {
     let mut connections = JoinSet::new();
     loop {
@@ -148,7 +161,7 @@ async fn pass(mut near: TcpStream, peer_id: [u8; 20], ready: &Ready) -> io::Resu
     timeout(HANDSHAKE_TIMEOUT, near.read_exact(&mut hello))
         .await
         .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-    near.acknowledge_at_once();
+    acknowledge(&near);
     let stranger = || io::Error::from(io::ErrorKind::PermissionDenied);
     let info_hash = wire::parse_handshake(&hello).map_err(|_| stranger())?;
     let (said, id) = hello.split_at(HANDSHAKE_BYTES - peer_id.len());
@@ -161,10 +174,8 @@ async fn pass(mut near: TcpStream, peer_id: [u8; 20], ready: &Ready) -> io::Resu
 
     let (mut from_far, mut to_far) = tokio::io::split(far);
     let (mut from_near, mut to_near) = near.split();
-    // librqbit leaves Nagle's algorithm on: what it asks for next waits until the packet before is acknowledged, which
-    // blocks that go to it do by the way. Until they flow it is done at once; afterwards requests gather by themselves,
-    // which saves a system call and a record each.
-    let passed = AtomicU64::new(0);
+    let received = AtomicU64::new(0);
+    let flowing = Notify::new();
     let blocks = async {
         let mut buffer = vec![0; PASS_BYTES];
         loop {
@@ -173,26 +184,66 @@ async fn pass(mut near: TcpStream, peer_id: [u8; 20], ready: &Ready) -> io::Resu
                 return Ok(());
             }
             to_near.write_all(&buffer[..len]).await?;
-            passed.fetch_add(len as u64, Ordering::Relaxed);
+            received.fetch_add(len as u64, Ordering::Relaxed);
+            flowing.notify_one();
         }
     };
     let requests = async {
-        let mut buffer = vec![0; REQUEST_BYTES];
+        let mut requests = Requests::default();
         loop {
-            let len = from_near.read(&mut buffer).await?;
-            if len == 0 {
-                return Ok(());
+            tokio::select! {
+                len = from_near.read_buf(requests.said_mut()) => if len? == 0 { return Ok(()) },
+                () = flowing.notified(), if requests.any() => {}
             }
-            if passed.load(Ordering::Relaxed) < BLOCK_BYTES as u64 {
-                let socket: &TcpStream = from_near.as_ref();
-                socket.acknowledge_at_once();
+            requests
+                .look()
+                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            if received.load(Ordering::Relaxed) < BLOCK_BYTES as u64 {
+                if requests.any_requests() {
+                    for _ in 0..TURNS {
+                        yield_now().await;
+                    }
+                }
+                acknowledge(from_near.as_ref());
             }
-            to_far.write_all(&buffer[..len]).await?;
-            to_far.flush().await?;
+            if let Some(due) = requests.due(received.load(Ordering::Relaxed)) {
+                to_far.write_all(due).await?;
+                to_far.flush().await?;
+                requests.handed_on();
+            }
         }
     };
     tokio::select! {
         end = blocks => end,
         end = requests => end,
+    }
+}
+
+/// Tells librqbit that what it has said until now has arrived.
+///
+/// It leaves Nagle's algorithm on: what it says next waits until that is acknowledged, which blocks that go to it do by the way,
+/// but before they flow only this. Off again at once, because else each of the next packets is acknowledged by itself, and what
+/// librqbit says comes in as many.
+fn acknowledge(near: &TcpStream) {
+    let near = SockRef::from(near);
+    // When it cannot be said, things are only slower.
+    let _ = near
+        .set_tcp_quickack(true)
+        .and_then(|()| near.set_tcp_quickack(false));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_led_over_loopback_is_not_paced() {
+        let listener = listen().await.unwrap();
+        let _near = TcpStream::connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let algorithm = SockRef::from(&stream).tcp_congestion().unwrap();
+        assert!(algorithm.starts_with(b"reno"), "{algorithm:?}");
     }
 }

@@ -16,6 +16,7 @@ pub(crate) mod fuzzed;
 mod metadata;
 mod pex;
 mod plain;
+mod requests;
 mod serve;
 mod source;
 mod storage;

@@ -3,6 +3,7 @@
 //! * [`network`]: namespaces, cables, rates, byte counters; removes itself, also after a crash. [`cable`]: long cables.
 //! * [`process`]: programs on those hosts, with their processor time and memory as the kernel counts them.
 //! * [`model`]: what is moved, and whether it arrived.
+//! * [`reserve`]: memory that the machine has for sure, where processor time counts.
 //! * [`team`]: the programs that move it: ours and the others.
 //! * [`case`]: the cases as data, with their bounds. [`swarm`] runs those of many nodes, [`solo`] those of one, [`idle`] that
 //!   of nothing to do.
@@ -17,6 +18,7 @@ pub mod model;
 pub mod network;
 pub mod process;
 pub mod report;
+pub mod reserve;
 pub mod sample;
 pub mod solo;
 pub mod swarm;

@@ -121,12 +121,7 @@ impl Process {
     }
 
     fn memory(&self, what: &str) -> Result<u64> {
-        let status = fs::read_to_string(self.proc("status"))?;
-        let line = status.lines().find_map(|line| line.strip_prefix(what));
-        let kib = line
-            .and_then(|line| line.split_whitespace().next())
-            .with_context(|| format!("no {what}"))?;
-        Ok(kib.parse::<u64>()? * 1024)
+        memory(&self.proc("status"), what)
     }
 
     /// Bytes that its host has received over all cables, headers included.
@@ -206,12 +201,23 @@ fn received(devices: &str) -> Result<u64> {
 
 /// Memory of the machine that programs and files in memory can still have, in bytes.
 pub fn available_memory() -> Result<u64> {
-    let text = fs::read_to_string("/proc/meminfo")?;
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"));
-    let kib = line.and_then(|line| line.split_whitespace().next());
-    Ok(kib.context("no MemAvailable")?.parse::<u64>()? * 1024)
+    memory(Path::new("/proc/meminfo"), "MemAvailable:")
+}
+
+/// The memory that this program has resident, in bytes.
+#[cfg(test)]
+pub(crate) fn own_resident() -> Result<u64> {
+    memory(Path::new("/proc/self/status"), "VmRSS:")
+}
+
+/// What a file of the kernel's says in kB, in bytes.
+fn memory(file: &Path, what: &str) -> Result<u64> {
+    let text = fs::read_to_string(file)?;
+    let line = text.lines().find_map(|line| line.strip_prefix(what));
+    let kib = line
+        .and_then(|line| line.split_whitespace().next())
+        .with_context(|| format!("no {what}"))?;
+    Ok(kib.parse::<u64>()? * 1024)
 }
 
 /// Processor time that all programs of the machine have used since it started, in seconds; without interrupts, which are

@@ -8,6 +8,7 @@ use crate::cable::Far;
 use crate::case::{Case, Work};
 use crate::network::{Host, Network};
 use crate::process::{Process, wait_for_quiet};
+use crate::reserve::Reserve;
 use crate::sample::{Arrival, Meter, Sample, percentile};
 use crate::team::{Field, Players, Team};
 
@@ -27,7 +28,13 @@ pub fn run(team: Team, field: &Field<'_>) -> Result<Sample> {
     network.shape(case.slower)?;
     wait_for_quiet(field.patience)?;
     let (mut waiting, second) = groups(case);
+    // Twice of what it will fill, because others take from it too.
+    let filled = case.bytes() * u64::from(case.nodes);
+    let reserve = case.hashed.then(|| Reserve::of(2 * filled));
     let meter = Meter::read(&network, &players)?;
+    if let Some(reserve) = reserve {
+        reserve.free();
+    }
     let mut began = Instant::now();
     for number in &waiting {
         players.go(field, *number)?;

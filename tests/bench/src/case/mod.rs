@@ -59,7 +59,8 @@ pub struct Case {
     pub peers: &'static [Team],
     /// All rates are divided by this.
     pub slower: u32,
-    /// Whether the other programs' files are hashed with SHA-256 within the measurement, as ours are.
+    /// Whether processor time is what counts: then the other programs' files are hashed with SHA-256 within the measurement, as ours
+    /// are, and memory is reserved.
     pub hashed: bool,
 }
 

@@ -189,7 +189,7 @@ async fn pass(mut near: TcpStream, peer_id: [u8; 20], ready: &Ready) -> io::Resu
         }
     };
     let requests = async {
-        let mut requests = Requests::default();
+        let mut requests = Requests::new();
         loop {
             tokio::select! {
                 len = from_near.read_buf(requests.said_mut()) => if len? == 0 { return Ok(()) },

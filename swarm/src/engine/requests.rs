@@ -1,5 +1,6 @@
 //! What librqbit asks for, gathered, so that one record and one packet carry many requests.
 
+use super::REQUEST_WINDOW;
 use super::storage::BLOCK_BYTES;
 use super::wire::{self, Message, WireError};
 
@@ -8,8 +9,11 @@ const BATCH: u64 = 32;
 /// Fewer wait for more only while the holder still has so many blocks to send: half a MiB, a millisecond at 4 Gbit/s.
 const AHEAD: u64 = 32;
 
+/// Room for all that librqbit asks for ahead, 17 bytes each, and what it says beside that: one reading brings all of a burst.
+const ROOM: usize = REQUEST_WINDOW * 17 + 64;
+
 /// What librqbit has said and its holder has not heard yet.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Requests {
     said: Vec<u8>,
     /// How much of it is whole messages.
@@ -21,6 +25,15 @@ pub(super) struct Requests {
 }
 
 impl Requests {
+    pub(super) fn new() -> Self {
+        Self {
+            said: Vec::with_capacity(ROOM),
+            whole: 0,
+            waiting: 0,
+            asked: 0,
+        }
+    }
+
     /// What librqbit says is appended here; then [`Self::look`] must be called.
     pub(super) fn said_mut(&mut self) -> &mut Vec<u8> {
         &mut self.said
@@ -83,7 +96,7 @@ mod tests {
 
     #[test]
     fn other_messages_and_the_first_requests_do_not_wait() {
-        let mut requests = Requests::default();
+        let mut requests = Requests::new();
         assert_eq!(say(&mut requests, &wire::WISH, 0), wire::WISH);
         let all: Vec<Vec<u8>> = (0..40).map(request).collect();
         assert_eq!(say(&mut requests, &all.concat(), 0), all.concat());
@@ -91,7 +104,7 @@ mod tests {
 
     #[test]
     fn while_the_holder_has_enough_to_send_many_go_together() {
-        let mut requests = Requests::default();
+        let mut requests = Requests::new();
         let mut handed_on = 0;
         for block in 0..256 {
             handed_on += usize::from(!say(&mut requests, &request(block), 0).is_empty());
@@ -101,7 +114,7 @@ mod tests {
 
     #[test]
     fn half_a_message_waits_for_the_rest() {
-        let mut requests = Requests::default();
+        let mut requests = Requests::new();
         let both = [request(0), request(1)].concat();
         assert_eq!(say(&mut requests, &both[..20], 0), request(0));
         assert_eq!(say(&mut requests, &both[20..], 0), request(1));
@@ -109,7 +122,7 @@ mod tests {
 
     #[test]
     fn what_is_no_message_is_refused() {
-        let mut requests = Requests::default();
+        let mut requests = Requests::new();
         requests.said_mut().extend([0, 0, 0, 2, 6, 6]);
         assert_eq!(requests.look(), Err(WireError::RequestLength(2)));
     }
@@ -119,7 +132,7 @@ mod tests {
         /// bytes of requests arrive at once, all blocks come, and every request is heard once and in order.
         #[test]
         fn nothing_waits_for_ever(blocks in 1_u32..400, window in 1_u32..300, cuts in prop::collection::vec(1_usize..200, 1..20)) {
-            let mut requests = Requests::default();
+            let mut requests = Requests::new();
             let (mut said, mut heard, mut sent) = (0, Vec::new(), 0_u32);
             let mut unread = Vec::new();
             let mut cuts = cuts.into_iter().cycle();

@@ -17,6 +17,7 @@ use crate::link::{Link, Mode};
 use crate::secret::{Key, Keyring, Keys, Purpose};
 
 mod links;
+mod words;
 
 const PIECE: u32 = 64 << 10;
 
@@ -148,6 +149,17 @@ async fn rogue<F: Future<Output = io::Result<()>> + Send + 'static>(
         }
     });
     addr
+}
+
+/// Shakes hands as a holder that has all pieces.
+async fn claim_everything(stream: &mut Link<TcpStream>, pieces: u32) -> io::Result<()> {
+    let mut hello = [0; wire::HANDSHAKE_BYTES];
+    stream.read_exact(&mut hello).await?;
+    hello[20..28].fill(0);
+    hello[48..].fill(7);
+    stream.write_all(&hello).await?;
+    stream.write_all(&wire::greeting(pieces)).await?;
+    stream.flush().await
 }
 
 /// What a member says to a holder.
@@ -373,14 +385,7 @@ async fn a_silent_holder_is_given_up() {
     let (honest, _) = holder(&[(&take, bytes.clone())]).await;
     // Shakes hands, claims to have everything, and says nothing more.
     take.holder = rogue(|mut stream| async move {
-        let mut hello = [0; wire::HANDSHAKE_BYTES];
-        stream.read_exact(&mut hello).await?;
-        let mut answer = hello;
-        answer[20..28].fill(0);
-        answer[48..].fill(7);
-        stream.write_all(&answer).await?;
-        stream.write_all(&wire::greeting(2)).await?;
-        stream.flush().await?;
+        claim_everything(&mut stream, 2).await?;
         tokio::time::sleep(Duration::from_mins(2)).await;
         Ok(())
     })
@@ -399,45 +404,6 @@ async fn a_silent_holder_is_given_up() {
     take.holder = honest.local_addr();
     engine.take(take, |_| ()).await.unwrap();
     assert!(io.take() == bytes);
-}
-
-/// librqbit says what it wants one request at a time.
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_wanted_is_said_to_the_holder_in_few_words() {
-    let engine = Engine::start(members(Mode::Encrypted)).unwrap();
-    let bytes = content(REQUEST_WINDOW * BLOCK_BYTES, 1);
-    let (mut take, _) = request(0, &bytes, 256 << 10, NOWHERE.parse().unwrap());
-    let (counted, mut counts) = tokio::sync::mpsc::unbounded_channel();
-    let pieces = u32::try_from(take.pieces.as_slice().len()).unwrap();
-    take.holder = rogue(move |mut stream| {
-        let counted = counted.clone();
-        async move {
-            let mut hello = [0; wire::HANDSHAKE_BYTES];
-            stream.read_exact(&mut hello).await?;
-            hello[48..].fill(7);
-            stream.write_all(&hello).await?;
-            stream.write_all(&wire::greeting(pieces)).await?;
-            stream.flush().await?;
-            let (mut said, mut parsed, mut requests, mut words) = (Vec::new(), 0, 0, 0);
-            // Nothing is sent, so the last ones wait.
-            while requests < REQUEST_WINDOW * 7 / 8 && stream.read_buf(&mut said).await? > 0 {
-                words += 1;
-                while let Ok(Some((message, len))) = wire::parse(&said[parsed..]) {
-                    requests += usize::from(matches!(message, wire::Message::Request(_)));
-                    parsed += len;
-                }
-                said.reserve(16 << 10);
-            }
-            let _ = counted.send((requests, words));
-            Ok(())
-        }
-    })
-    .await;
-    let taking = tokio::spawn(async move { engine.take(take, |_| ()).await });
-    let (requests, words) = counts.recv().await.unwrap();
-    assert!(requests >= REQUEST_WINDOW * 7 / 8, "{requests}");
-    assert!(words <= requests / 8, "{words} for {requests} requests");
-    taking.abort();
 }
 
 #[tokio::test(flavor = "multi_thread")]

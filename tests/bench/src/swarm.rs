@@ -28,13 +28,9 @@ pub fn run(team: Team, field: &Field<'_>) -> Result<Sample> {
     network.shape(case.slower)?;
     wait_for_quiet(field.patience)?;
     let (mut waiting, second) = groups(case);
-    // Twice of what it will fill, because others take from it too.
-    let filled = case.bytes() * u64::from(case.nodes);
-    let reserve = case.hashed.then(|| Reserve::of(2 * filled));
+    let reserve = Reserve::of(case.reserved_bytes());
     let meter = Meter::read(&network, &players)?;
-    if let Some(reserve) = reserve {
-        reserve.free();
-    }
+    reserve.free();
     let mut began = Instant::now();
     for number in &waiting {
         players.go(field, *number)?;

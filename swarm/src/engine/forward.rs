@@ -39,7 +39,7 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 const PASS_BYTES: usize = 256 << 10;
 /// Turns of the engine's thread that librqbit is given to say more before it hears that its first request has arrived. It says one
 /// thing in a turn and keeps the rest until it hears that; so one packet brings what else would come in as many.
-const TURNS: usize = 32;
+const TURNS: u64 = 32;
 
 /// Why there is no way to a holder.
 #[derive(Debug, Error)]
@@ -195,11 +195,12 @@ async fn pass(mut near: TcpStream, peer_id: [u8; 20], ready: &Ready) -> io::Resu
                 len = from_near.read_buf(requests.said_mut()) => if len? == 0 { return Ok(()) },
                 () = flowing.notified(), if requests.any() => {}
             }
-            requests
+            let new = requests
                 .look()
                 .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
             if received.load(Ordering::Relaxed) < BLOCK_BYTES as u64 {
-                if requests.any_requests() {
+                // A single one begins a burst, and one for each turn means that it goes on.
+                if new == 1 || new >= TURNS {
                     for _ in 0..TURNS {
                         yield_now().await;
                     }

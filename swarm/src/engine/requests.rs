@@ -39,23 +39,19 @@ impl Requests {
         &mut self.said
     }
 
-    /// Counts what has been appended.
-    pub(super) fn look(&mut self) -> Result<(), WireError> {
+    /// Looks at what has been appended, and gives the number of requests in it.
+    pub(super) fn look(&mut self) -> Result<u64, WireError> {
+        let before = self.waiting;
         while let Some((message, len)) = wire::parse(&self.said[self.whole..])? {
             self.waiting += u64::from(matches!(message, Message::Request(_)));
             self.whole += len;
         }
-        Ok(())
+        Ok(self.waiting - before)
     }
 
     /// Whether anything waits to be handed on.
     pub(super) fn any(&self) -> bool {
         self.whole > 0
-    }
-
-    /// Whether any of that is a request.
-    pub(super) fn any_requests(&self) -> bool {
-        self.waiting > 0
     }
 
     /// What is to be handed on now, after so many bytes have come from the holder.

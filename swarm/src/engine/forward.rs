@@ -27,6 +27,7 @@ use tracing::{debug, warn};
 
 use super::CONNECT_TIMEOUT;
 use super::requests::Requests;
+use super::serve::Connection as _;
 use super::storage::BLOCK_BYTES;
 use super::wire::{self, HANDSHAKE_BYTES};
 use crate::link::{Link, LinkError, Security};
@@ -226,11 +227,9 @@ async fn pass(mut near: TcpStream, peer_id: [u8; 20], ready: &Ready) -> io::Resu
 /// but before they flow only this. Off again at once, because else each of the next packets is acknowledged by itself, and what
 /// librqbit says comes in as many.
 fn acknowledge(near: &TcpStream) {
-    let near = SockRef::from(near);
+    near.acknowledge_at_once();
     // When it cannot be said, things are only slower.
-    let _ = near
-        .set_tcp_quickack(true)
-        .and_then(|()| near.set_tcp_quickack(false));
+    let _ = SockRef::from(near).set_tcp_quickack(false);
 }
 
 #[cfg(test)]

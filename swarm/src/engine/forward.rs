@@ -26,6 +26,7 @@ use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use super::CONNECT_TIMEOUT;
+use super::kept::{KEEP, Kept};
 use super::requests::Requests;
 use super::serve::Connection as _;
 use super::storage::BLOCK_BYTES;
@@ -34,7 +35,7 @@ use crate::link::{Link, LinkError, Security};
 
 /// Connections to the listener at once, admitted or not; more are closed at once.
 const MAX_CONNECTIONS: usize = 256;
-/// Time for librqbit's handshake, which it says as soon as it is connected.
+/// Time for a handshake: librqbit says its own as soon as it is connected, and a holder answers ours at once.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes that are handed on at once. A link decrypts up to four records straight into it.
 const PASS_BYTES: usize = 256 << 10;
@@ -45,7 +46,7 @@ const TURNS: u64 = 32;
 /// Why there is no way to a holder.
 #[derive(Debug, Error)]
 pub(super) enum WayError {
-    /// It cannot be reached.
+    /// It cannot be reached, or does not serve the segment.
     #[error(transparent)]
     Connect(#[from] io::Error),
     /// It is none of us, or we are none of its.
@@ -53,14 +54,27 @@ pub(super) enum WayError {
     Link(#[from] LinkError),
 }
 
+/// A holder's handshake.
+type Hello = [u8; HANDSHAKE_BYTES];
+
+/// A link on which a holder has said that it serves the segment.
+struct Opened {
+    holder: SocketAddr,
+    link: Link<TcpStream>,
+    hello: Hello,
+    /// What the holder has yet to say when it gives each block once. The link is free for another segment then.
+    to_come: u64,
+}
+
 /// Links that wait for librqbit, by the info hash it will ask for.
-type Ready = Arc<Mutex<HashMap<[u8; 20], Link<TcpStream>>>>;
+type Ready = Arc<Mutex<HashMap<[u8; 20], Opened>>>;
 
 /// Makes links to holders and leads librqbit to them.
 pub(super) struct Forwarder {
     addr: SocketAddr,
     security: Security,
     ready: Ready,
+    kept: Kept<Link<TcpStream>>,
 }
 
 impl Forwarder {
@@ -68,12 +82,18 @@ impl Forwarder {
     pub(super) async fn start(security: Security, peer_id: [u8; 20]) -> io::Result<Self> {
         let listener = listen().await?;
         let addr = listener.local_addr()?;
-        let ready = Ready::default();
-        tokio::spawn(accept(listener, peer_id, Arc::clone(&ready)));
+        let (ready, kept) = (Ready::default(), Kept::new(KEEP));
+        tokio::spawn(accept(
+            listener,
+            peer_id,
+            Arc::clone(&ready),
+            Kept::clone(&kept),
+        ));
         Ok(Self {
             addr,
             security,
             ready,
+            kept,
         })
     }
 
@@ -87,23 +107,92 @@ impl Forwarder {
         self.addr
     }
 
-    /// Makes a link to `holder` for the one torrent that will ask for `info_hash`.
+    /// Makes a way to `holder` for the one torrent that will ask for `info_hash`, of a segment that has so many bytes.
     pub(super) async fn lead(
         &self,
         info_hash: [u8; 20],
         holder: SocketAddr,
+        len: u64,
+        piece_bytes: u32,
     ) -> Result<Way, WayError> {
-        let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(holder))
-            .await
-            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-        stream.set_nodelay(true)?;
-        let link = self.security.dial(stream).await?;
-        lock(&self.ready).insert(info_hash, link);
+        let (link, hello) = match self.reuse(info_hash, holder).await? {
+            Some(opened) => opened,
+            None => self.dial(info_hash, holder).await?,
+        };
+        let opened = Opened {
+            holder,
+            link,
+            hello,
+            to_come: wire::said_of_all(len, piece_bytes),
+        };
+        lock(&self.ready).insert(info_hash, opened);
         Ok(Way {
             ready: Arc::clone(&self.ready),
             info_hash,
         })
     }
+
+    /// Opens the segment over a link that stands already, if there is one and the holder has not closed it.
+    async fn reuse(
+        &self,
+        info_hash: [u8; 20],
+        holder: SocketAddr,
+    ) -> io::Result<Option<(Link<TcpStream>, Hello)>> {
+        let Some(mut link) = self.kept.take(holder) else {
+            return Ok(None);
+        };
+        if self.security.knows(link.key_id()) {
+            match open(&mut link, info_hash).await {
+                Ok(hello) => return Ok(Some((link, hello))),
+                // A new link would have to wait as long.
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                    self.kept.forget(holder);
+                    return Err(error);
+                }
+                Err(error) => debug!(%holder, %error, "a link that was kept is not there any more"),
+            }
+        }
+        // The others are no better, most likely.
+        self.kept.forget(holder);
+        Ok(None)
+    }
+
+    /// Opens the segment over a new link.
+    async fn dial(
+        &self,
+        info_hash: [u8; 20],
+        holder: SocketAddr,
+    ) -> Result<(Link<TcpStream>, Hello), WayError> {
+        let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(holder))
+            .await
+            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        stream.set_nodelay(true)?;
+        let mut link = self.security.dial(stream).await?;
+        let hello = open(&mut link, info_hash).await?;
+        Ok((link, hello))
+    }
+}
+
+/// Asks the holder for a segment. An error means that it does not serve it, or is not there.
+async fn open(link: &mut Link<TcpStream>, info_hash: [u8; 20]) -> io::Result<Hello> {
+    let opening = async {
+        link.write_all(&wire::handshake(&info_hash, &wire::peer_id()))
+            .await?;
+        link.flush().await?;
+        let mut hello = [0; HANDSHAKE_BYTES];
+        link.read_exact(&mut hello).await?;
+        io::Result::Ok(hello)
+    };
+    let hello = timeout(HANDSHAKE_TIMEOUT, opening)
+        .await
+        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    if wire::parse_handshake(&hello) != Ok(info_hash) {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "it speaks of something else",
+        ));
+    }
+    Ok(hello)
 }
 
 /// A link that waits for librqbit; closed when this is dropped before librqbit came.
@@ -132,15 +221,20 @@ async fn listen() -> io::Result<TcpListener> {
     Ok(listener)
 }
 
-async fn accept(listener: TcpListener, peer_id: [u8; 20], ready: Ready) {
+async fn accept(
+    listener: TcpListener,
+    peer_id: [u8; 20],
+    ready: Ready,
+    kept: Kept<Link<TcpStream>>,
+) {
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
         match listener.accept().await {
             Ok((stream, _)) if connections.len() < MAX_CONNECTIONS => {
-                let ready = Arc::clone(&ready);
+                let (ready, kept) = (Arc::clone(&ready), Kept::clone(&kept));
                 connections.spawn(async move {
-                    if let Err(error) = pass(stream, peer_id, &ready).await {
+                    if let Err(error) = pass(stream, peer_id, &ready, &kept).await {
                         debug!(%error, "a forwarded connection ended");
                     }
                 });
@@ -155,8 +249,13 @@ async fn accept(listener: TcpListener, peer_id: [u8; 20], ready: Ready) {
     }
 }
 
-/// Leads one connection to its link, if it is librqbit's, and hands on what both say until one ends.
-async fn pass(mut near: TcpStream, peer_id: [u8; 20], ready: &Ready) -> io::Result<()> {
+/// Leads one connection to its link, if it is librqbit's, and hands on what both say until one ends or the holder has said all.
+async fn pass(
+    mut near: TcpStream,
+    peer_id: [u8; 20],
+    ready: &Ready,
+    kept: &Kept<Link<TcpStream>>,
+) -> io::Result<()> {
     near.set_nodelay(true)?;
     let mut hello = [0; HANDSHAKE_BYTES];
     timeout(HANDSHAKE_TIMEOUT, near.read_exact(&mut hello))
@@ -165,32 +264,32 @@ async fn pass(mut near: TcpStream, peer_id: [u8; 20], ready: &Ready) -> io::Resu
     acknowledge(&near);
     let stranger = || io::Error::from(io::ErrorKind::PermissionDenied);
     let info_hash = wire::parse_handshake(&hello).map_err(|_| stranger())?;
-    let (said, id) = hello.split_at(HANDSHAKE_BYTES - peer_id.len());
+    let (_, id) = hello.split_at(HANDSHAKE_BYTES - peer_id.len());
     verify_slices_are_equal(id, &peer_id).map_err(|_| stranger())?;
-    let Some(mut far) = lock(ready).remove(&info_hash) else {
+    let Some(opened) = lock(ready).remove(&info_hash) else {
         return Err(io::ErrorKind::NotFound.into());
     };
-    far.write_all(&[said, &wire::peer_id()].concat()).await?;
-    far.flush().await?;
+    near.write_all(&opened.hello).await?;
 
-    let (mut from_far, mut to_far) = tokio::io::split(far);
+    let (mut from_far, mut to_far) = tokio::io::split(opened.link);
     let (mut from_near, mut to_near) = near.split();
     let received = AtomicU64::new(0);
     let flowing = Notify::new();
+    let mut requests = Requests::new();
     let blocks = async {
         let mut buffer = vec![0; PASS_BYTES];
-        loop {
+        while received.load(Ordering::Relaxed) < opened.to_come {
             let len = from_far.read(&mut buffer).await?;
             if len == 0 {
-                return Ok(());
+                break;
             }
             to_near.write_all(&buffer[..len]).await?;
             received.fetch_add(len as u64, Ordering::Relaxed);
             flowing.notify_one();
         }
+        io::Result::Ok(())
     };
-    let requests = async {
-        let mut requests = Requests::new();
+    let asking = async {
         loop {
             tokio::select! {
                 len = from_near.read_buf(requests.said_mut()) => if len? == 0 { return Ok(()) },
@@ -217,8 +316,17 @@ async fn pass(mut near: TcpStream, peer_id: [u8; 20], ready: &Ready) -> io::Resu
     };
     tokio::select! {
         end = blocks => end,
-        end = requests => end,
+        end = asking => end,
+    }?;
+    // Where a word was on its way the holder may have half of it.
+    if received.into_inner() == opened.to_come && !requests.any() {
+        let mut link = from_far.unsplit(to_far);
+        link.rest();
+        kept.put(opened.holder, link);
+        // Closed with words unread, the kernel would take back what librqbit has yet to read.
+        tokio::io::copy(&mut from_near, &mut tokio::io::sink()).await?;
     }
+    Ok(())
 }
 
 /// Tells librqbit that what it has said until now has arrived.

@@ -20,8 +20,13 @@ use super::source::{SegmentSource, Served};
 use super::wire::{self, HANDSHAKE_BYTES, Message};
 use crate::segment::SegmentIo;
 
-/// Messages after the handshake: never more is taken than there is, and nothing outside of the segment is located.
+/// Messages after the handshake: never more is taken than there is, and nothing outside of the segment is located. Nor are requests
+/// passed over before another handshake.
 pub fn wire(bytes: &[u8]) {
+    if let Ok((passed, whole)) = wire::until_handshake(bytes) {
+        let rest = &bytes[passed..];
+        assert!(!whole || rest.starts_with(b"\x13Bit") && rest.len() >= HANDSHAKE_BYTES);
+    }
     let (len, piece_bytes) = (5_000_001, 1 << 18);
     let mut rest = bytes;
     while let Ok(Some((message, taken))) = wire::parse(rest) {
@@ -62,8 +67,10 @@ pub fn plain_listener(bytes: &[u8]) {
         hears: Vec::new(),
     };
     let roster = Roster::default();
+    let mut input = Vec::new();
     let serving = serve(
         &mut client,
+        &mut input,
         &One,
         &ON_SENT,
         || 2 * PIECE_BYTES as usize,
@@ -188,7 +195,7 @@ impl AsyncWrite for Client<'_> {
     }
 }
 
-impl Connection for &mut Client<'_> {
+impl Connection for Client<'_> {
     fn acknowledge_at_once(&self) {}
 }
 

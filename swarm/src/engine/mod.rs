@@ -13,6 +13,7 @@ mod extensions;
 mod forward;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzed;
+mod kept;
 mod metadata;
 mod pex;
 mod plain;

@@ -35,11 +35,20 @@ impl PlainListener {
             let (source, on_sent) = (source.clone(), on_sent.clone());
             let roster = roster.clone();
             Some(async move {
-                let _place = place;
+                let (mut stream, _place) = (stream, place);
                 stream.set_nodelay(true)?;
                 stream.acknowledge_at_once();
                 let client = Peer::Client(&roster, peer.ip());
-                serve(stream, &*source, &on_sent, || BATCH_BYTES, client).await
+                let mut input = Vec::new();
+                let serving = serve(
+                    &mut stream,
+                    &mut input,
+                    &*source,
+                    &on_sent,
+                    || BATCH_BYTES,
+                    client,
+                );
+                serving.await.map(drop)
             })
         });
         listening.await.map(Self)

@@ -88,27 +88,33 @@ pub(super) enum Peer<'a> {
     Client(&'a Roster, IpAddr),
 }
 
-/// Serves one connection until the peer leaves. `batch` says how many bytes may be read at once.
+/// Serves what one handshake asks for, of which `input` may have the beginning. `batch` says how many bytes may be read at once.
+///
+/// Whether the peer may ask for something else now, see [`another`]: a member that was given all of a segment. Else it has left.
 pub(super) async fn serve(
-    mut stream: impl Connection,
+    stream: &mut impl Connection,
+    input: &mut Vec<u8>,
     source: &dyn SegmentSource,
     on_sent: &OnSent,
     batch: impl Fn() -> usize,
     peer: Peer<'_>,
-) -> Result<(), Closed> {
+) -> Result<bool, Closed> {
     stream.acknowledge_at_once();
     let mut hello = [0; HANDSHAKE_BYTES];
-    timeout(HANDSHAKE_TIMEOUT, stream.read_exact(&mut hello))
+    let (begun, rest) = hello.split_at_mut(input.len().min(HANDSHAKE_BYTES));
+    begun.copy_from_slice(&input[..begun.len()]);
+    input.drain(..begun.len());
+    timeout(HANDSHAKE_TIMEOUT, stream.read_exact(rest))
         .await
         .map_err(|_| Closed::Idle)??;
     let info_hash = wire::parse_handshake(&hello)?;
     let Some(served) = source.find(info_hash) else {
-        let mut answered = ask::answer(&mut stream, source, info_hash).await?;
+        let mut answered = ask::answer(stream, source, info_hash).await?;
         if let (false, Peer::Member(back, asker)) = (answered, peer) {
-            answered = back.answer(&mut stream, info_hash, asker).await?;
+            answered = back.answer(stream, info_hash, asker).await?;
         }
         return if answered {
-            Ok(())
+            Ok(false)
         } else {
             Err(Closed::Unknown)
         };
@@ -133,24 +139,52 @@ pub(super) async fn serve(
         out.extend(extensions.hello(MAX_QUEUED / 8));
     }
     out.extend(greeting);
-    send(&mut stream, &out).await?;
+    send(stream, &out).await?;
 
     let mut requests = Requests {
+        input: std::mem::take(input),
         extensions,
         ..Requests::default()
     };
-    while requests.gather(&mut stream, &served).await? {
-        requests.tell(&mut stream, source, &mut out).await?;
+    while requests.gather(stream, &served).await? {
+        requests.tell(stream, source, &mut out).await?;
         let blocks = requests.take(batch());
         if blocks.is_empty() {
             continue;
         }
         let payload = read(&served, blocks, &mut out).await?;
-        send(&mut stream, &out).await?;
+        send(stream, &out).await?;
         on_sent(info_hash, payload);
         requests.served_at = Instant::now();
+        if matches!(peer, Peer::Member(..)) && requests.all_given(served.len) {
+            *input = requests.input;
+            return Ok(true);
+        }
     }
-    Ok(())
+    Ok(false)
+}
+
+/// Waits until a peer that was given all of a segment asks for something else, and has its handshake in `input`; `false` when it
+/// has left. What else it says is passed over.
+pub(super) async fn another(
+    stream: &mut impl Connection,
+    input: &mut Vec<u8>,
+) -> Result<bool, Closed> {
+    let asking = async {
+        loop {
+            let (passed, whole) = wire::until_handshake(input)?;
+            input.drain(..passed);
+            if whole {
+                return Ok(true);
+            }
+            if stream.read_buf(input).await? == 0 {
+                return Ok(false);
+            }
+        }
+    };
+    timeout(IDLE_TIMEOUT, asking)
+        .await
+        .map_err(|_| Closed::Idle)?
 }
 
 /// How long to wait for requests when so many are there and `more` are to come; `None`: answer them.
@@ -280,6 +314,11 @@ impl Requests {
             send(stream, out).await?;
         }
         Ok(())
+    }
+
+    /// Whether as much was asked for as there is, and is on its way. A member asks for each block once.
+    fn all_given(&self, len: u64) -> bool {
+        self.asked >= len && self.queue.is_empty()
     }
 
     /// The next ones: at most `limit` bytes or one block.

@@ -60,13 +60,21 @@ impl Work {
         result
     }
 
-    /// Makes a link to the holder. librqbit hears of it only when it stands.
+    /// Makes a way to the holder. librqbit hears of it only when the holder has said that it serves the segment.
     async fn way(&self) -> Result<Way, TakeError> {
-        let holder = self.request.holder;
-        match self.forwarder.lead(self.info_hash, holder).await {
+        let Take {
+            holder,
+            len,
+            piece_bytes,
+            ..
+        } = self.request;
+        let led = self
+            .forwarder
+            .lead(self.info_hash, holder, len, piece_bytes);
+        match led.await {
             Ok(way) => Ok(way),
             Err(WayError::Connect(error)) => {
-                tracing::debug!(%holder, %error, "a holder cannot be reached");
+                tracing::debug!(%holder, %error, "a holder cannot be reached or does not serve the segment");
                 Err(self.lost(0))
             }
             Err(WayError::Link(source)) => Err(TakeError::Link {

@@ -16,6 +16,7 @@ use crate::gate::memory::MemoryIo;
 use crate::link::{Link, Mode};
 use crate::secret::{Key, Keyring, Keys, Purpose};
 
+mod kept;
 mod links;
 mod words;
 

@@ -11,14 +11,16 @@ use tokio::sync::Semaphore;
 
 use super::accept::{Listening, UploaderError};
 use super::back::DialBack;
-use super::serve::{Closed, Connection as _, Peer, serve};
+use super::serve::{Closed, Connection as _, Peer, another, serve};
 use super::source::{OnSent, SegmentSource};
-use crate::link::{Lobby, Security, Visit};
+use crate::link::{Link, Lobby, Security, Visit};
 
 /// Connections served at once; more are closed at once.
 const MAX_CONNECTIONS: usize = 512;
 /// Connections at once of which nothing is known yet; see [`Lobby`].
 const MAX_STRANGERS: usize = 128;
+/// Connections at once that were given a segment and may ask for another; more end those that have waited longest.
+const MAX_RESTING: usize = 128;
 /// Bytes that are read and sent together.
 const BATCH_BYTES: usize = 256 << 10;
 /// The same when many are connected, so that memory stays bounded.
@@ -45,6 +47,7 @@ impl Uploader {
             on_sent,
             strangers: Lobby::new(MAX_STRANGERS),
             peers: Semaphore::new(MAX_CONNECTIONS),
+            resting: Lobby::new(MAX_RESTING),
         };
         let host = Arc::new(host);
         let listening = Listening::start(addr, move |stream, peer| {
@@ -70,19 +73,41 @@ struct Host {
     on_sent: OnSent,
     strangers: Lobby,
     peers: Semaphore,
+    resting: Lobby,
 }
 
 impl Host {
-    /// Serves one connection once it is known to be a member's.
+    /// Serves one connection once it is known to be a member's: one segment after the other.
     async fn receive(&self, stream: TcpStream, peer: IpAddr, place: Visit) -> Result<(), Closed> {
         stream.set_nodelay(true)?;
         stream.acknowledge_at_once();
-        let link = self.security.receive(stream, place).await?;
+        let mut link = self.security.receive(stream, place).await?;
+        let mut input = Vec::new();
+        while self.serve(&mut link, &mut input, peer).await? {
+            link.rest();
+            let place = self.resting.enter(peer);
+            let asks = tokio::select! {
+                asks = another(&mut link, &mut input) => asks?,
+                () = place.displaced() => false,
+            };
+            if !asks || !self.security.knows(link.key_id()) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    async fn serve(
+        &self,
+        link: &mut Link<TcpStream>,
+        input: &mut Vec<u8>,
+        peer: IpAddr,
+    ) -> Result<bool, Closed> {
         let batch = || batch_bytes(MAX_CONNECTIONS - self.peers.available_permits());
         let _peer = self.peers.try_acquire()?;
         let (source, on_sent) = (&*self.source, &self.on_sent);
         let member = Peer::Member(&self.back, peer);
-        serve(link, source, on_sent, batch, member).await
+        serve(link, input, source, on_sent, batch, member).await
     }
 }
 

@@ -3,6 +3,9 @@
 use rand::Rng;
 use thiserror::Error;
 
+use super::storage::BLOCK_BYTES;
+use crate::verify::piece_count;
+
 /// Length of a handshake in bytes.
 pub(super) const HANDSHAKE_BYTES: usize = 68;
 /// Length of what stands before the bytes of a block.
@@ -34,6 +37,8 @@ pub(super) enum WireError {
     RequestLength(usize),
     #[error("request outside of the segment")]
     OutOfBounds,
+    #[error("request for more than all of the segment")]
+    Repeated,
 }
 
 /// One block of one piece.
@@ -123,6 +128,13 @@ pub(super) fn greeting(pieces: u32) -> Vec<u8> {
     .concat()
 }
 
+/// How many bytes a holder says after its handshake when it is asked for each block of a segment once: its greeting and the blocks.
+pub(super) fn said_of_all(segment_len: u64, piece_bytes: u32) -> u64 {
+    let bits = piece_count(segment_len, piece_bytes).div_ceil(8);
+    let blocks = segment_len.div_ceil(BLOCK_BYTES as u64);
+    10 + bits + blocks * PIECE_HEADER_BYTES as u64 + segment_len
+}
+
 /// An extension message (BEP 10): `parts`, one behind the other, are what follows the byte 20.
 pub(super) fn extended(parts: &[&[u8]]) -> Vec<u8> {
     let body = parts.concat();
@@ -164,6 +176,23 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Option<(Message<'_>, usize)>, WireEr
         _ => Message::Other,
     };
     Ok(Some((message, 4 + len)))
+}
+
+/// How long that is in `bytes` which a peer says after it was given all of a segment and before it begins with another, and whether
+/// its handshake follows whole. As the length of a message, the first word of a handshake would be far too long.
+pub(super) fn until_handshake(bytes: &[u8]) -> Result<(usize, bool), WireError> {
+    let mut passed = 0;
+    loop {
+        let rest = &bytes[passed..];
+        if rest.len() >= 4 && rest[..4] == PROTOCOL[..4] {
+            return Ok((passed, rest.len() >= HANDSHAKE_BYTES));
+        }
+        match parse(rest)? {
+            Some((Message::Request(_), _)) => return Err(WireError::Repeated),
+            Some((_, len)) => passed += len,
+            None => return Ok((passed, false)),
+        }
+    }
 }
 
 /// What a holder says with a message, given without its length.
@@ -273,7 +302,51 @@ mod tests {
         assert_eq!(parse_handshake(&bytes), Err(WireError::Handshake));
     }
 
+    #[test]
+    fn what_is_no_word_before_a_handshake_is_refused() {
+        let request = request(Request {
+            piece: 0,
+            begin: 0,
+            len: 1,
+        });
+        assert_eq!(until_handshake(&request), Err(WireError::Repeated));
+        assert_eq!(
+            until_handshake(&[0xff; 4]),
+            Err(WireError::TooLong(0xffff_ffff))
+        );
+    }
+
     proptest! {
+        #[test]
+        fn what_is_said_of_all_of_a_segment_is_as_long_as_expected(len in 1_u64..5_000_000, shift in 14_u32..21) {
+            let piece_bytes = 1_u64 << shift;
+            let mut said = greeting(u32::try_from(len.div_ceil(piece_bytes)).unwrap()).len() as u64;
+            for piece in (0..len).step_by(1 << shift) {
+                let end = len.min(piece + piece_bytes);
+                for block in (piece..end).step_by(BLOCK_BYTES) {
+                    said += PIECE_HEADER_BYTES as u64 + end.min(block + BLOCK_BYTES as u64) - block;
+                }
+            }
+            prop_assert_eq!(said_of_all(len, 1 << shift), said);
+        }
+
+        /// However the bytes come, what was said before a handshake is passed over, and the handshake is not.
+        #[test]
+        fn another_handshake_is_found(haves in prop::collection::vec(any::<u32>(), 0..9), alive in 0_usize..3, hash: [u8; 20]) {
+            let haves = haves.iter().flat_map(|have| [&[0, 0, 0, 5, 4][..], &have.to_be_bytes()].concat());
+            let before: Vec<u8> = haves.chain(vec![0; alive * 4]).collect();
+            let all = [before.clone(), handshake(&hash, &[1; 20]), vec![9; 5]].concat();
+            let (mut unread, mut found) = (Vec::new(), false);
+            for (read, byte) in (1..).zip(&all) {
+                unread.push(*byte);
+                let (passed, whole) = until_handshake(&unread).unwrap();
+                unread.drain(..passed);
+                found = whole;
+                prop_assert_eq!(found, read >= before.len() + HANDSHAKE_BYTES);
+            }
+            prop_assert!(found && unread == all[before.len()..]);
+        }
+
         #[test]
         fn requests_survive_the_wire(piece: u32, begin: u32, len: u32, rest in prop::collection::vec(any::<u8>(), 0..20)) {
             let request = Request { piece, begin, len };

@@ -35,8 +35,8 @@ pub use wire::Wire;
 /// Time for a handshake; it takes one round trip.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a link between agents goes on when its key is no longer valid. It carries one segment, so that a transfer
-/// which is under way then comes to its end; the next one has a link of its own. Other links end at once.
+/// How long a link between agents goes on when its key is no longer valid, so that a segment which is under way then comes to its
+/// end; it begins no other. Other links end at once.
 pub const GRACE: Duration = Duration::from_mins(1);
 
 /// What happens to the bytes after the handshake. Ordered by strength.
@@ -205,6 +205,12 @@ impl Security {
         let accepted = handshake::accept(stream, self, on_hello);
         let result = timeout(HANDSHAKE_TIMEOUT, accepted).await;
         result.unwrap_or(Err(LinkError::Timeout))
+    }
+
+    /// Whether this key is valid now. On a link of one that is not, nothing new may begin.
+    #[must_use]
+    pub fn knows(&self, key: KeyId) -> bool {
+        self.keys.now().by_id(key).is_some()
     }
 
     /// Waits until links are made with another key than at the time of the call.

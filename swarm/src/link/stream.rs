@@ -78,6 +78,13 @@ impl<S> Link<S> {
         self.key
     }
 
+    /// Gives back the memory of its buffers, as far as they are empty: nobody will use it for a while.
+    pub fn rest(&mut self) {
+        if let Some(records) = &mut self.records {
+            records.rest();
+        }
+    }
+
     /// The stream below, to look at.
     #[must_use]
     pub fn get_ref(&self) -> &S {
@@ -127,6 +134,19 @@ impl Records {
             write: Vec::new(),
             write_start: 0,
             write_end: 0,
+        }
+    }
+
+    fn rest(&mut self) {
+        let buffers = [
+            (&mut self.read, &mut self.read_start, &mut self.read_end),
+            (&mut self.text, &mut self.text_start, &mut self.text_end),
+            (&mut self.write, &mut self.write_start, &mut self.write_end),
+        ];
+        for (buffer, start, end) in buffers {
+            if *start == *end {
+                (*buffer, *start, *end) = (Vec::new(), 0, 0);
+            }
         }
     }
 

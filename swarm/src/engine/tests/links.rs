@@ -247,7 +247,7 @@ async fn a_segment_that_is_under_way_arrives_though_its_key_went() {
 /// One who has the old key goes on asking.
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_is_served_for_long_on_a_link_of_an_old_key() {
-    let bytes = content(100_000, 1);
+    let bytes = content(2_000 * BLOCK_BYTES, 1);
     let (take, _) = request(0, &bytes, PIECE, NOWHERE.parse().unwrap());
     let (setter, keys) = Keys::set_by_hand(Keyring::new(key(1), None));
     let security = Security::new(keys, Purpose::PeerLink, Mode::Encrypted);
@@ -279,7 +279,8 @@ async fn nobody_is_served_for_long_on_a_link_of_an_old_key() {
     };
     let ended = tokio::time::timeout(Duration::from_mins(1), asking).await;
     assert!(ended.is_ok(), "{answers} answers, and no end of them");
-    assert!(answers >= 3, "{answers}");
+    // From 2,000 on they would be refused for another reason.
+    assert!((3..1_000).contains(&answers), "{answers}");
 }
 
 /// Other processes of the node reach the forwarder too.
@@ -293,8 +294,8 @@ async fn nobody_but_the_engine_is_led_to_a_holder() {
     let forwarder = engine.inner.forwarder.clone();
     let hash = hash_of(&take);
     let way = {
-        let (forwarder, holder) = (forwarder.clone(), take.holder);
-        let lead = async move { forwarder.lead(hash, holder).await };
+        let (forwarder, holder, len) = (forwarder.clone(), take.holder, take.len);
+        let lead = async move { forwarder.lead(hash, holder, len, PIECE).await };
         engine.inner.runtime.spawn(lead).await.unwrap().unwrap()
     };
     for said in [

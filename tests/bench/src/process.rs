@@ -46,6 +46,8 @@ impl Process {
             .arg(format!("--net=/run/netns/{namespace}"))
             .arg("--")
             .args(words)
+            // Nodes have no such setting, with which each error of a library that ends well costs a walk through the stack.
+            .env_remove("RUST_BACKTRACE")
             .stdin(Stdio::piped())
             .stdout(File::create(&output)?)
             .stderr(errors)

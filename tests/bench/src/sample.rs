@@ -96,21 +96,23 @@ impl Meter {
 pub struct Arrival {
     /// Bytes a second above which it is data.
     floor: f64,
+    /// How often it is worth looking.
+    every: Duration,
     received: u64,
     looked: Instant,
     last: Instant,
 }
 
 impl Arrival {
-    /// How often it is worth looking.
-    pub const LOOK: Duration = Duration::from_millis(50);
-
-    /// From now on, for a node with a link of so many Mbit/s; none: not shaped.
+    /// From now on, for one of so many nodes, with a link of so many Mbit/s; none: not shaped.
     #[must_use]
-    pub fn new(link: Option<f64>, received: u64, now: Instant) -> Self {
+    pub fn new(link: Option<f64>, nodes: usize, received: u64, now: Instant) -> Self {
+        // A look at each of many takes long enough to disturb them.
+        let every = Duration::from_millis(if nodes > 16 { 200 } else { 50 });
         Self {
             // Mbit/s to bytes/s, and a twentieth of it; without a limit 1 MB/s.
             floor: link.map_or(1e6, |link| link * 1e6 / 8.0 / 20.0),
+            every,
             received,
             looked: now,
             last: now,
@@ -130,7 +132,7 @@ impl Arrival {
     /// Whether it is time to look again.
     #[must_use]
     pub fn due(&self, now: Instant) -> bool {
-        now - self.looked >= Self::LOOK
+        now - self.looked >= self.every
     }
 
     /// Seconds from the last data until `now`.
@@ -156,15 +158,17 @@ mod tests {
     #[test]
     fn requests_of_others_are_no_data() {
         let began = Instant::now();
-        let at = |step: u32| began + Arrival::LOOK * step;
+        let at = |step: u32| began + Duration::from_millis(50) * step;
         // 160 Mbit/s: 1 MB in 50 ms, of which 50 kB count as data.
-        let mut arrival = Arrival::new(Some(160.0), 0, began);
+        let mut arrival = Arrival::new(Some(160.0), 8, 0, began);
         arrival.look(1_000_000, at(1));
         arrival.look(1_060_000, at(2));
         arrival.look(1_085_000, at(3));
         arrival.look(1_110_000, at(4));
         assert!((arrival.ago(at(6)) - 0.2).abs() < 1e-9);
         assert!(arrival.due(at(5)) && !arrival.due(at(4)));
+        let one_of_many = Arrival::new(Some(12.0), 64, 0, began);
+        assert!(one_of_many.due(at(4)) && !one_of_many.due(at(3)));
     }
 
     #[test]

@@ -171,7 +171,10 @@ fn wait(case: &Case, players: &mut Players, nodes: &[u8], began: Instant) -> Res
             let now = Instant::now();
             let arrival = match arrival {
                 Some(arrival) => arrival,
-                None => arrival.insert(Arrival::new(link, players.node(at)?.host_received()?, now)),
+                None => {
+                    let received = players.node(at)?.host_received()?;
+                    arrival.insert(Arrival::new(link, nodes.len(), received, now))
+                }
             };
             if done || arrival.due(now) {
                 arrival.look(players.node(at)?.host_received()?, now);

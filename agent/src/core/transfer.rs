@@ -244,6 +244,9 @@ impl Transfer {
         io: &Arc<dyn SegmentIo>,
     ) -> Result<bool, Failure> {
         let (store, index) = (self.store.clone(), self.segment.index);
+        if !store.may_be_left(index) {
+            return Ok(false);
+        }
         let (pieces, io) = (pieces.clone(), io.clone());
         blocking(move || store.is_left(index, &*io, &pieces)).await
     }

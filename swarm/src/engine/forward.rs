@@ -39,8 +39,9 @@ const MAX_CONNECTIONS: usize = 256;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes that are handed on at once. A link decrypts up to four records straight into it.
 const PASS_BYTES: usize = 256 << 10;
-/// Turns of the engine's thread that librqbit is given to say more before it hears that its first request has arrived. It says one
-/// thing in a turn and keeps the rest until it hears that; so one packet brings what else would come in as many.
+/// Turns of the engine's thread that librqbit is given to say more before it hears that its first request has arrived, at most: it
+/// needs one for each block. It says one thing in a turn and keeps the rest until it hears that; so one packet brings what else would
+/// come in as many.
 const TURNS: u64 = 32;
 
 /// Why there is no way to a holder.
@@ -276,6 +277,7 @@ async fn pass(
     let received = AtomicU64::new(0);
     let flowing = Notify::new();
     let mut requests = Requests::new();
+    let turns = TURNS.min(opened.to_come.div_ceil(BLOCK_BYTES as u64));
     let blocks = async {
         let mut buffer = vec![0; PASS_BYTES];
         while received.load(Ordering::Relaxed) < opened.to_come {
@@ -300,8 +302,8 @@ async fn pass(
                 .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
             if received.load(Ordering::Relaxed) < BLOCK_BYTES as u64 {
                 // A single one begins a burst, and one for each turn means that it goes on.
-                if new == 1 || new >= TURNS {
-                    for _ in 0..TURNS {
+                if new == 1 || new >= turns {
+                    for _ in 0..turns {
                         yield_now().await;
                     }
                 }

@@ -42,6 +42,13 @@ pub(super) struct BlobState {
     pub(super) fault: Option<String>,
 }
 
+impl BlobState {
+    fn may_have(&self, start: u64, end: u64) -> bool {
+        let gaps = self.durable.gaps(start, end);
+        self.verified || gaps.iter().all(|(s, e)| self.leftover.covers(*s, *e))
+    }
+}
+
 impl Blob {
     pub(super) fn new(id: BlobId, size: u64, verified: bool, journalled: Recovered) -> Self {
         let prefix = match &journalled.hashed {
@@ -74,9 +81,13 @@ impl Blob {
 
     /// Whether `start..end` lies here, counted or not.
     pub(super) fn may_have(&self, start: u64, end: u64) -> bool {
-        let state = locked(&self.state);
-        let gaps = state.durable.gaps(start, end);
-        state.verified || gaps.iter().all(|(s, e)| state.leftover.covers(*s, *e))
+        locked(&self.state).may_have(start, end)
+    }
+
+    /// [`Blob::may_have`] without waiting: true also when somebody is changing what is known of the blob.
+    pub(super) fn may_have_now(&self, start: u64, end: u64) -> bool {
+        let state = self.state.try_lock();
+        state.map_or(true, |state| state.may_have(start, end))
     }
 
     /// [`Blob::covers`] without waiting: false also when somebody is changing what is known of the blob.

@@ -169,12 +169,11 @@ fn wait(case: &Case, players: &mut Players, nodes: &[u8], began: Instant) -> Res
             let at = usize::from(*number);
             let done = players.has_all(at)?;
             let now = Instant::now();
-            let arrival = match arrival {
-                Some(arrival) => arrival,
-                None => {
-                    let received = players.node(at)?.host_received()?;
-                    arrival.insert(Arrival::new(link, nodes.len(), received, now))
-                }
+            let arrival = if let Some(arrival) = arrival {
+                arrival
+            } else {
+                let received = players.node(at)?.host_received()?;
+                arrival.insert(Arrival::new(link, nodes.len(), received, now))
             };
             if done || arrival.due(now) {
                 arrival.look(players.node(at)?.host_received()?, now);

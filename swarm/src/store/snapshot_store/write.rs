@@ -36,16 +36,25 @@ impl SnapshotStore {
     /// that they need not be brought again: slow, it reads them. For who has its writer, so that nobody changes them.
     #[must_use]
     pub fn is_left(&self, segment: u32, writer: &dyn SegmentIo, pieces: &PieceHashes) -> bool {
-        let Some(segment) = self.0.segments.get(segment as usize) else {
-            return false;
-        };
-        let lies_here = segment.extents.iter().all(|extent| {
-            let blob = self.0.blobs.get(&extent.blob);
-            blob.is_some_and(|blob| blob.may_have(extent.offset, extent.offset + extent.len))
-        });
-        lies_here
+        self.all_extents(segment, Blob::may_have)
             && read_pieces(writer, self.0.snapshot.sizes.piece_bytes)
                 .is_ok_and(|found| found == *pieces)
+    }
+
+    /// Whether it is worth asking [`Self::is_left`]. Answers from memory, without waiting.
+    #[must_use]
+    pub fn may_be_left(&self, segment: u32) -> bool {
+        self.all_extents(segment, Blob::may_have_now)
+    }
+
+    fn all_extents(&self, segment: u32, have: impl Fn(&Blob, u64, u64) -> bool) -> bool {
+        let segment = self.0.segments.get(segment as usize);
+        segment.is_some_and(|segment| {
+            segment.extents.iter().all(|extent| {
+                let blob = self.0.blobs.get(&extent.blob);
+                blob.is_some_and(|blob| have(blob, extent.offset, extent.offset + extent.len))
+            })
+        })
     }
 
     /// The bytes of a segment are all written: makes them durable and records it. Ends its writer. `from` is absent when

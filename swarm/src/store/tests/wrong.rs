@@ -70,10 +70,12 @@ fn of_a_wrong_blob_only_the_wrong_segments_are_brought_again() {
     let snapshot = large(&mut catalogue);
     let (_store, one) = open(root.path(), &snapshot);
     let right = |index: u32| catalogue.segment(&one.segments()[index as usize]);
+    assert!(!one.may_be_left(0), "nothing was here yet");
     assert!(!is_left(&one, 0, &right(0)), "nothing was here yet");
     spoil(&one, right);
     assert!(one.held().is_empty());
     for index in 0..5 {
+        assert!(one.may_be_left(index), "{index}");
         let writer = one.writer(index).unwrap();
         let left = one.is_left(index, &*writer, &pieces(&right(index)));
         assert_eq!(left, index != 2, "{index}");

@@ -1,4 +1,4 @@
-//! Where connections wait until it is known whose they are: few, and none for long.
+//! Where connections wait until it is known whose they are, and links for what they are asked next: few, and none for long.
 //!
 //! Whoever reaches a port can open connections and say nothing. When all places are taken, the next one displaces
 //! another: first of those that have said nothing that a member would say, and of these the longest waiting one of the

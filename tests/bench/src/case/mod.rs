@@ -91,26 +91,34 @@ impl Case {
             }
     }
 
-    /// Bytes of memory that are touched before the start and freed then: twice of what will be filled, because others take from it
-    /// too.
+    /// Bytes of memory that are touched before the start and given back for what is filled: as much as that where links are shaped;
+    /// where processor time is what counts twice as much and all at once, because others take from it too.
     #[must_use]
     pub fn reserved_bytes(&self) -> u64 {
+        let filled = self.bytes() * u64::from(self.nodes);
         if self.hashed {
-            2 * self.bytes() * u64::from(self.nodes)
+            2 * filled
+        } else if self.node_rate().is_some() {
+            filled
         } else {
             0
         }
     }
 
     /// Bytes of memory that a run takes at most: all files, which are the model and a copy on each node that is there at once, and
-    /// the half of the reserve in whose place no file comes.
+    /// that half of the reserve, if it is twice as large, in whose place no file comes.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
         let nodes = match self.work {
             Work::Churn => self.nodes,
             _ => self.hosts(),
         };
-        self.bytes() * (u64::from(nodes) + 1) + self.reserved_bytes() / 2
+        let spare = if self.hashed {
+            self.reserved_bytes() / 2
+        } else {
+            0
+        };
+        self.bytes() * (u64::from(nodes) + 1) + spare
     }
 
     /// Who has everything at the beginning.
@@ -233,13 +241,15 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_reserved_where_processor_time_counts() {
+    fn memory_is_reserved_for_what_is_filled() {
         let reserved = |name: &str| {
             let case = CASES.iter().find(|case| case.name == name).unwrap();
             (case.reserved_bytes(), case.memory_bytes())
         };
         assert_eq!(reserved("cpu"), (4_000_000_000, 8_000_000_000));
         assert_eq!(reserved("memory"), (0, 6_000_000_000));
+        assert_eq!(reserved("many"), (4 << 30, (4 << 30) + (64 << 20)));
+        assert_eq!(reserved("churn"), (16 << 30, 18 << 30));
     }
 
     #[test]

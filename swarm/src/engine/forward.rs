@@ -44,6 +44,10 @@ const PASS_BYTES: usize = 256 << 10;
 /// come in as many.
 const TURNS: u64 = 32;
 
+/// Bytes that a link carries before another is made for the next segment. AES-GCM hides what it encrypts with one key well beyond that
+/// (RFC 8446, 5.5: some 400 GB in records of 16 KiB).
+const MAX_CARRIED: u64 = if cfg!(test) { 6_000_000 } else { 64 << 30 };
+
 /// Why there is no way to a holder.
 #[derive(Debug, Error)]
 pub(super) enum WayError {
@@ -58,10 +62,16 @@ pub(super) enum WayError {
 /// A holder's handshake.
 type Hello = [u8; HANDSHAKE_BYTES];
 
+/// A link and the bytes that it has carried.
+struct Used {
+    link: Link<TcpStream>,
+    carried: u64,
+}
+
 /// A link on which a holder has said that it serves the segment.
 struct Opened {
     holder: SocketAddr,
-    link: Link<TcpStream>,
+    used: Used,
     hello: Hello,
     /// What the holder has yet to say when it gives each block once. The link is free for another segment then.
     to_come: u64,
@@ -75,7 +85,7 @@ pub(super) struct Forwarder {
     addr: SocketAddr,
     security: Security,
     ready: Ready,
-    kept: Kept<Link<TcpStream>>,
+    kept: Kept<Used>,
 }
 
 impl Forwarder {
@@ -116,13 +126,13 @@ impl Forwarder {
         len: u64,
         piece_bytes: u32,
     ) -> Result<Way, WayError> {
-        let (link, hello) = match self.reuse(info_hash, holder).await? {
+        let (used, hello) = match self.reuse(info_hash, holder).await? {
             Some(opened) => opened,
             None => self.dial(info_hash, holder).await?,
         };
         let opened = Opened {
             holder,
-            link,
+            used,
             hello,
             to_come: wire::said_of_all(len, piece_bytes),
         };
@@ -138,24 +148,25 @@ impl Forwarder {
         &self,
         info_hash: [u8; 20],
         holder: SocketAddr,
-    ) -> io::Result<Option<(Link<TcpStream>, Hello)>> {
-        let Some(mut link) = self.kept.take(holder) else {
+    ) -> io::Result<Option<(Used, Hello)>> {
+        let Some(mut used) = self.kept.take(holder) else {
             return Ok(None);
         };
-        if self.security.knows(link.key_id()) {
-            match open(&mut link, info_hash).await {
-                Ok(hello) => return Ok(Some((link, hello))),
-                // A new link would have to wait as long.
-                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                    self.kept.forget(holder);
-                    return Err(error);
-                }
-                Err(error) => debug!(%holder, %error, "a link that was kept is not there any more"),
+        if used.carried >= MAX_CARRIED || !self.security.uses(used.link.key_id()) {
+            return Ok(None);
+        }
+        match open(&mut used.link, info_hash).await {
+            Ok(hello) => Ok(Some((used, hello))),
+            // Another, new or kept, would have to wait as long, most likely.
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                self.kept.forget(holder);
+                Err(error)
+            }
+            Err(error) => {
+                debug!(%holder, %error, "a link that was kept is not there any more");
+                Ok(None)
             }
         }
-        // The others are no better, most likely.
-        self.kept.forget(holder);
-        Ok(None)
     }
 
     /// Opens the segment over a new link.
@@ -163,14 +174,14 @@ impl Forwarder {
         &self,
         info_hash: [u8; 20],
         holder: SocketAddr,
-    ) -> Result<(Link<TcpStream>, Hello), WayError> {
+    ) -> Result<(Used, Hello), WayError> {
         let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(holder))
             .await
             .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
         stream.set_nodelay(true)?;
         let mut link = self.security.dial(stream).await?;
         let hello = open(&mut link, info_hash).await?;
-        Ok((link, hello))
+        Ok((Used { link, carried: 0 }, hello))
     }
 }
 
@@ -222,12 +233,7 @@ async fn listen() -> io::Result<TcpListener> {
     Ok(listener)
 }
 
-async fn accept(
-    listener: TcpListener,
-    peer_id: [u8; 20],
-    ready: Ready,
-    kept: Kept<Link<TcpStream>>,
-) {
+async fn accept(listener: TcpListener, peer_id: [u8; 20], ready: Ready, kept: Kept<Used>) {
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
@@ -255,7 +261,7 @@ async fn pass(
     mut near: TcpStream,
     peer_id: [u8; 20],
     ready: &Ready,
-    kept: &Kept<Link<TcpStream>>,
+    kept: &Kept<Used>,
 ) -> io::Result<()> {
     near.set_nodelay(true)?;
     let mut hello = [0; HANDSHAKE_BYTES];
@@ -272,7 +278,7 @@ async fn pass(
     };
     near.write_all(&opened.hello).await?;
 
-    let (mut from_far, mut to_far) = tokio::io::split(opened.link);
+    let (mut from_far, mut to_far) = tokio::io::split(opened.used.link);
     let (mut from_near, mut to_near) = near.split();
     let received = AtomicU64::new(0);
     let flowing = Notify::new();
@@ -280,7 +286,8 @@ async fn pass(
     let turns = TURNS.min(opened.to_come.div_ceil(BLOCK_BYTES as u64));
     let blocks = async {
         let mut buffer = vec![0; PASS_BYTES];
-        while received.load(Ordering::Relaxed) < opened.to_come {
+        // Who says more than that is heard, too, but its link is not kept.
+        while received.load(Ordering::Relaxed) != opened.to_come {
             let len = from_far.read(&mut buffer).await?;
             if len == 0 {
                 break;
@@ -320,11 +327,14 @@ async fn pass(
         end = blocks => end,
         end = asking => end,
     }?;
-    // Where a word was on its way the holder may have half of it.
-    if received.into_inner() == opened.to_come && !requests.any() {
-        let mut link = from_far.unsplit(to_far);
-        link.rest();
-        kept.put(opened.holder, link);
+    if received.into_inner() == opened.to_come {
+        // Where a word was on its way the holder may have half of it.
+        if !requests.any() {
+            let mut link = from_far.unsplit(to_far);
+            link.rest();
+            let carried = opened.used.carried + opened.to_come;
+            kept.put(opened.holder, Used { link, carried });
+        }
         // Closed with words unread, the kernel would take back what librqbit has yet to read.
         tokio::io::copy(&mut from_near, &mut tokio::io::sink()).await?;
     }

@@ -24,7 +24,12 @@ use crate::segment::SegmentIo;
 /// passed over before another handshake.
 pub fn wire(bytes: &[u8]) {
     if let Ok((passed, whole)) = wire::until_handshake(bytes) {
-        let rest = &bytes[passed..];
+        let (mut before, rest) = bytes.split_at(passed);
+        while let Ok(Some((message, len))) = wire::parse(before) {
+            assert!(!matches!(message, Message::Request(_)));
+            before = &before[len..];
+        }
+        assert_eq!(before, b"");
         assert!(!whole || rest.starts_with(b"\x13Bit") && rest.len() >= HANDSHAKE_BYTES);
     }
     let (len, piece_bytes) = (5_000_001, 1 << 18);

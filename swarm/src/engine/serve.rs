@@ -146,6 +146,7 @@ pub(super) async fn serve(
         extensions,
         ..Requests::default()
     };
+    requests.take_messages(&served)?;
     while requests.gather(stream, &served).await? {
         requests.tell(stream, source, &mut out).await?;
         let blocks = requests.take(batch());

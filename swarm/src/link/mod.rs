@@ -207,6 +207,12 @@ impl Security {
         result.unwrap_or(Err(LinkError::Timeout))
     }
 
+    /// Whether links are made with this key now.
+    #[must_use]
+    pub fn uses(&self, key: KeyId) -> bool {
+        self.keys.now().current().id() == key
+    }
+
     /// Whether this key is valid now. On a link of one that is not, nothing new may begin.
     #[must_use]
     pub fn knows(&self, key: KeyId) -> bool {

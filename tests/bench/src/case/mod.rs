@@ -64,6 +64,9 @@ pub struct Case {
     pub hashed: bool,
 }
 
+/// Most that is reserved where links are shaped.
+const MOST_RESERVED: u64 = 6 << 30;
+
 impl Case {
     /// The sizes of the files.
     #[must_use]
@@ -91,14 +94,15 @@ impl Case {
             }
     }
 
-    /// Bytes of memory that are touched before the start and given back for what is filled: as much as that where links are shaped;
-    /// where processor time is what counts twice as much and all at once, because others take from it too.
+    /// Bytes of memory that are touched before the start and given back for what is filled: as much as that where links are shaped,
+    /// unless it is most of what a machine has; where processor time is what counts twice as much and all at once, because others take
+    /// from it too.
     #[must_use]
     pub fn reserved_bytes(&self) -> u64 {
         let filled = self.bytes() * u64::from(self.nodes);
         if self.hashed {
             2 * filled
-        } else if self.node_rate().is_some() {
+        } else if self.node_rate().is_some() && filled <= MOST_RESERVED {
             filled
         } else {
             0
@@ -249,7 +253,7 @@ mod tests {
         assert_eq!(reserved("cpu"), (4_000_000_000, 8_000_000_000));
         assert_eq!(reserved("memory"), (0, 6_000_000_000));
         assert_eq!(reserved("many"), (4 << 30, (4 << 30) + (64 << 20)));
-        assert_eq!(reserved("churn"), (16 << 30, 18 << 30));
+        assert_eq!(reserved("churn"), (0, 18 << 30));
     }
 
     #[test]

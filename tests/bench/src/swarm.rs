@@ -30,12 +30,7 @@ pub fn run(team: Team, field: &Field<'_>) -> Result<Sample> {
     let (mut waiting, second) = groups(case);
     let reserve = Reserve::of(case.reserved_bytes());
     let meter = Meter::read(&network, &players)?;
-    let _following = if case.node_rate().is_some() {
-        Some(reserve.free_as_it_fills(field.directory))
-    } else {
-        reserve.free();
-        None
-    };
+    reserve.free();
     let mut began = Instant::now();
     for number in &waiting {
         players.go(field, *number)?;

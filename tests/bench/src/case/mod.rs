@@ -64,9 +64,6 @@ pub struct Case {
     pub hashed: bool,
 }
 
-/// Most that is reserved where links are shaped.
-const MOST_RESERVED: u64 = 6 << 30;
-
 impl Case {
     /// The sizes of the files.
     #[must_use]
@@ -94,35 +91,26 @@ impl Case {
             }
     }
 
-    /// Bytes of memory that are touched before the start and given back for what is filled: as much as that where links are shaped,
-    /// unless it is most of what a machine has; where processor time is what counts twice as much and all at once, because others take
-    /// from it too.
+    /// Bytes of memory that are touched before the start and freed then: twice of what will be filled, because others take from it
+    /// too.
     #[must_use]
     pub fn reserved_bytes(&self) -> u64 {
-        let filled = self.bytes() * u64::from(self.nodes);
         if self.hashed {
-            2 * filled
-        } else if self.node_rate().is_some() && filled <= MOST_RESERVED {
-            filled
+            2 * self.bytes() * u64::from(self.nodes)
         } else {
             0
         }
     }
 
     /// Bytes of memory that a run takes at most: all files, which are the model and a copy on each node that is there at once, and
-    /// that half of the reserve, if it is twice as large, in whose place no file comes.
+    /// the half of the reserve in whose place no file comes.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
         let nodes = match self.work {
             Work::Churn => self.nodes,
             _ => self.hosts(),
         };
-        let spare = if self.hashed {
-            self.reserved_bytes() / 2
-        } else {
-            0
-        };
-        self.bytes() * (u64::from(nodes) + 1) + spare
+        self.bytes() * (u64::from(nodes) + 1) + self.reserved_bytes() / 2
     }
 
     /// Who has everything at the beginning.
@@ -245,15 +233,13 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_reserved_for_what_is_filled() {
+    fn memory_is_reserved_where_processor_time_counts() {
         let reserved = |name: &str| {
             let case = CASES.iter().find(|case| case.name == name).unwrap();
             (case.reserved_bytes(), case.memory_bytes())
         };
         assert_eq!(reserved("cpu"), (4_000_000_000, 8_000_000_000));
         assert_eq!(reserved("memory"), (0, 6_000_000_000));
-        assert_eq!(reserved("many"), (4 << 30, (4 << 30) + (64 << 20)));
-        assert_eq!(reserved("churn"), (0, 18 << 30));
     }
 
     #[test]

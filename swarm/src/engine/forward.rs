@@ -44,7 +44,7 @@ const PASS_BYTES: usize = 256 << 10;
 /// come in as many.
 const TURNS: u64 = 32;
 
-/// Bytes that a link carries before another is made for the next segment. AES-GCM hides what it encrypts with one key well beyond that
+/// After so many bytes another link is made for the next segment. AES-GCM hides what it encrypts with one key well beyond that
 /// (RFC 8446, 5.5: some 400 GB in records of 16 KiB).
 const MAX_CARRIED: u64 = if cfg!(test) { 6_000_000 } else { 64 << 30 };
 
@@ -175,14 +175,19 @@ impl Forwarder {
         info_hash: [u8; 20],
         holder: SocketAddr,
     ) -> Result<(Used, Hello), WayError> {
-        let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(holder))
-            .await
-            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        let stream = within(CONNECT_TIMEOUT, TcpStream::connect(holder)).await?;
         stream.set_nodelay(true)?;
         let mut link = self.security.dial(stream).await?;
         let hello = open(&mut link, info_hash).await?;
         Ok((Used { link, carried: 0 }, hello))
     }
+}
+
+/// What `doing` comes to, or an error when it takes longer.
+async fn within<T>(limit: Duration, doing: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    timeout(limit, doing)
+        .await
+        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }
 
 /// Asks the holder for a segment. An error means that it does not serve it, or is not there.
@@ -193,11 +198,9 @@ async fn open(link: &mut Link<TcpStream>, info_hash: [u8; 20]) -> io::Result<Hel
         link.flush().await?;
         let mut hello = [0; HANDSHAKE_BYTES];
         link.read_exact(&mut hello).await?;
-        io::Result::Ok(hello)
+        Ok(hello)
     };
-    let hello = timeout(HANDSHAKE_TIMEOUT, opening)
-        .await
-        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    let hello = within(HANDSHAKE_TIMEOUT, opening).await?;
     if wire::parse_handshake(&hello) != Ok(info_hash) {
         return Err(io::Error::new(
             io::ErrorKind::InvalidData,
@@ -265,9 +268,7 @@ async fn pass(
 ) -> io::Result<()> {
     near.set_nodelay(true)?;
     let mut hello = [0; HANDSHAKE_BYTES];
-    timeout(HANDSHAKE_TIMEOUT, near.read_exact(&mut hello))
-        .await
-        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    within(HANDSHAKE_TIMEOUT, near.read_exact(&mut hello)).await?;
     acknowledge(&near);
     let stranger = || io::Error::from(io::ErrorKind::PermissionDenied);
     let info_hash = wire::parse_handshake(&hello).map_err(|_| stranger())?;

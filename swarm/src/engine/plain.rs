@@ -39,16 +39,9 @@ impl PlainListener {
                 stream.set_nodelay(true)?;
                 stream.acknowledge_at_once();
                 let client = Peer::Client(&roster, peer.ip());
-                let mut input = Vec::new();
-                let serving = serve(
-                    &mut stream,
-                    &mut input,
-                    &*source,
-                    &on_sent,
-                    || BATCH_BYTES,
-                    client,
-                );
-                serving.await.map(drop)
+                let (input, batch) = (&mut Vec::new(), || BATCH_BYTES);
+                let served = serve(&mut stream, input, &*source, &on_sent, batch, client).await;
+                served.map(drop)
             })
         });
         listening.await.map(Self)

@@ -220,6 +220,19 @@ pub(super) fn link(from: &Path, to: &Path) -> Result<(), StoreError> {
     run(Step::Link, "link", to, || fs::hard_link(from, to))
 }
 
+/// Makes a hard link where nothing lies. False when something does.
+pub(super) fn link_new(from: &Path, to: &Path) -> Result<bool, StoreError> {
+    let mut free = true;
+    run(Step::Link, "link", to, || match fs::hard_link(from, to) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            free = false;
+            Ok(())
+        }
+        linked => linked,
+    })?;
+    Ok(free)
+}
+
 /// Makes a symbolic link.
 pub(super) fn symlink(target: &str, path: &Path) -> Result<(), StoreError> {
     run(Step::Symlink, "link", path, || {

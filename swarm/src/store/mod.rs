@@ -39,6 +39,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, OpenOptions};
 use std::io::ErrorKind;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
 use rustix::fs::FlockOperation;
@@ -93,6 +94,8 @@ struct Inner {
     /// The node-wide hub cache has one writer at a time.
     publishing: Mutex<()>,
     snapshots: Mutex<HashMap<String, Weak<Shared>>>,
+    /// How often something that was here was lost or thrown away: snapshots then look at all that they have.
+    losses: AtomicU64,
 }
 
 /// A panic elsewhere does not make what a lock guards wrong: every state is valid between two statements.
@@ -141,6 +144,7 @@ impl Store {
             reserving: Mutex::default(),
             publishing: Mutex::default(),
             snapshots: Mutex::default(),
+            losses: AtomicU64::default(),
         })))
     }
 
@@ -233,6 +237,7 @@ impl Inner {
             locked(&blob.state).verified = false;
             self.files.close(&blob.id);
         }
+        self.count_losses(&gone);
         known.extend(found.iter().map(|(id, blob)| (*id, Arc::clone(blob))));
         Ok(found)
     }
@@ -269,7 +274,7 @@ impl Inner {
     /// Forgets ranges of blobs: first in every journal, then in memory. The caller holds `records`.
     fn forget(&self, gone: &[(Arc<Blob>, u64, u64)]) -> Result<(), StoreError> {
         self.forget_on_disk(gone)?;
-        Self::forget_in_memory(gone);
+        self.forget_in_memory(gone);
         Ok(())
     }
 
@@ -285,7 +290,7 @@ impl Inner {
         Ok(())
     }
 
-    fn forget_in_memory(gone: &[(Arc<Blob>, u64, u64)]) {
+    fn forget_in_memory(&self, gone: &[(Arc<Blob>, u64, u64)]) {
         for (blob, start, end) in gone {
             let mut state = locked(&blob.state);
             state.durable.remove(*start, *end);
@@ -293,6 +298,13 @@ impl Inner {
             drop(state);
             locked(&blob.prefix).forget_from(*start);
         }
+        self.count_losses(gone);
+    }
+
+    /// After it is no longer here: who has seen the new number sees that too.
+    fn count_losses(&self, gone: &[(Arc<Blob>, u64, u64)]) {
+        let number = gone.len() as u64;
+        self.losses.fetch_add(number, Ordering::AcqRel);
     }
 }
 

@@ -125,17 +125,14 @@ impl<'a> Publication<'a> {
     fn link_blobs(&self, directory: &Path) -> Result<(), StoreError> {
         for (id, _) in self.snapshot.blobs() {
             let (from, to) = (self.layout.blob(&id), directory.join(id.etag()));
-            if same_file(&from, &to) {
+            // As a rule nothing lies there, so that is not asked first.
+            if disk::link_new(&from, &to)? || same_file(&from, &to) {
                 continue;
             }
-            if fs::symlink_metadata(&to).is_ok() {
-                let staged = self.staging("blob");
-                disk::remove_tree(&staged)?;
-                disk::link(&from, &staged)?;
-                disk::rename(&staged, &to)?;
-            } else {
-                disk::link(&from, &to)?;
-            }
+            let staged = self.staging("blob");
+            disk::remove_tree(&staged)?;
+            disk::link(&from, &staged)?;
+            disk::rename(&staged, &to)?;
         }
         Ok(())
     }

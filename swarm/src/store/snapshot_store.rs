@@ -4,7 +4,7 @@ mod adopt;
 mod open;
 mod write;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, Weak};
 
 use super::blob::Blob;
@@ -14,7 +14,7 @@ use super::journal::Journal;
 use super::publish::Publication;
 use super::{Inner, locked};
 use crate::coordination::Held;
-use crate::segment::{BlobId, PieceHashes, Segment, SegmentIo};
+use crate::segment::{BlobId, Extent, PieceHashes, Segment, SegmentIo};
 use crate::snapshot::Snapshot;
 use crate::verify::read_pieces;
 
@@ -49,6 +49,8 @@ pub(super) struct Shared {
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) segments: Vec<Segment>,
     pub(super) blobs: BTreeMap<BlobId, Arc<Blob>>,
+    /// Those of no bytes, which are in no segment.
+    pub(super) empty: Vec<Arc<Blob>>,
     pub(super) journal: Arc<Journal>,
     pub(super) state: Mutex<State>,
     /// One thread hashes at a time.
@@ -58,11 +60,46 @@ pub(super) struct Shared {
 pub(super) struct State {
     /// Piece hashes of the segments that are held, as far as known.
     pub(super) pieces: Vec<Option<PieceHashes>>,
-    /// Whether the segment was reported as verified.
-    pub(super) reported: Vec<bool>,
+    /// Segments that are held and were not reported as verified.
+    pub(super) unreported: BTreeSet<u32>,
+    /// The store's number of losses when all held segments were last looked at.
+    pub(super) losses: u64,
     pub(super) origin_bytes: u64,
     pub(super) peer_bytes: u64,
     pub(super) published: bool,
+}
+
+impl State {
+    /// The segments that are held.
+    pub(super) fn held(&self) -> impl Iterator<Item = u32> {
+        let known = (0..).zip(&self.pieces);
+        known.filter_map(|(index, pieces)| pieces.is_some().then_some(index))
+    }
+
+    pub(super) fn holds(&self, segment: u32) -> bool {
+        let pieces = self.pieces.get(segment as usize);
+        pieces.is_some_and(Option::is_some)
+    }
+
+    /// A segment is held from now on.
+    pub(super) fn hold(&mut self, segment: u32, pieces: PieceHashes, reported: bool) {
+        if let Some(known) = self.pieces.get_mut(segment as usize) {
+            *known = Some(pieces);
+            if reported {
+                self.unreported.remove(&segment);
+            } else {
+                self.unreported.insert(segment);
+            }
+        }
+    }
+
+    /// It is not held any more.
+    pub(super) fn forget(&mut self, segment: u32) {
+        if let Some(known) = self.pieces.get_mut(segment as usize) {
+            *known = None;
+        }
+        self.unreported.remove(&segment);
+    }
 }
 
 impl Shared {
@@ -70,7 +107,10 @@ impl Shared {
         &self.snapshot
     }
 
-    fn blobs_of<'a>(&'a self, segment: &'a Segment) -> impl Iterator<Item = &'a Arc<Blob>> {
+    pub(super) fn blobs_of<'a>(
+        &'a self,
+        segment: &'a Segment,
+    ) -> impl Iterator<Item = &'a Arc<Blob>> {
         segment
             .extents
             .iter()
@@ -78,10 +118,14 @@ impl Shared {
     }
 
     pub(super) fn covers(&self, segment: &Segment) -> bool {
-        segment.extents.iter().all(|extent| {
-            self.blobs
-                .get(&extent.blob)
-                .is_some_and(|blob| blob.covers(extent.offset, extent.offset + extent.len))
+        self.missing(segment).is_none()
+    }
+
+    /// The first extent of a segment that is not durable here.
+    pub(super) fn missing<'a>(&self, segment: &'a Segment) -> Option<&'a Extent> {
+        segment.extents.iter().find(|extent| {
+            let blob = self.blobs.get(&extent.blob);
+            !blob.is_some_and(|blob| blob.covers(extent.offset, extent.offset + extent.len))
         })
     }
 
@@ -116,12 +160,9 @@ impl Shared {
     /// Forgets what the pieces of segments with a part of this blob hash to: its bytes may be others than before.
     pub(super) fn forget_pieces(&self, blob: &BlobId) {
         let mut state = locked(&self.state);
-        let state = &mut *state;
-        let flags = state.pieces.iter_mut().zip(&mut state.reported);
-        for (segment, (pieces, reported)) in self.segments.iter().zip(flags) {
+        for segment in &self.segments {
             if segment.extents.iter().any(|extent| extent.blob == *blob) {
-                *pieces = None;
-                *reported = false;
+                state.forget(segment.index);
             }
         }
     }
@@ -185,10 +226,7 @@ impl SnapshotStore {
     /// Whether a segment is among those that [`SnapshotStore::held`] lists.
     #[must_use]
     pub fn is_held(&self, segment: u32) -> bool {
-        let known = locked(&self.0.state)
-            .pieces
-            .get(segment as usize)
-            .is_some_and(Option::is_some);
+        let known = locked(&self.0.state).holds(segment);
         known && self.is_here(segment)
     }
 

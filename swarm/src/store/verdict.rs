@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use super::blob::Blob;
 use super::error::StoreError;
 use super::ranges::Ranges;
 use super::snapshot_store::{MANY_FILES, SnapshotStore};
-use super::{Inner, disk, locked};
+use super::{disk, locked};
 use crate::segment::BlobId;
 
 /// Bytes read at once when a blob is hashed from disk: they are still in the processor's cache when they are hashed.
@@ -41,17 +42,14 @@ impl SnapshotStore {
         let mut right = Vec::new();
         let mut wrong = Vec::new();
         let mut buffer = Vec::new();
-        for blob in self.0.blobs.values() {
-            if blob.is_verified() {
-                continue;
-            }
-            let Some(found) = self.hash(blob, &mut buffer)? else {
+        for blob in self.unproved() {
+            let Some(found) = self.hash(&blob, &mut buffer)? else {
                 continue;
             };
             if found == blob.id {
-                right.push(Arc::clone(blob));
+                right.push(blob);
             } else {
-                wrong.push((Arc::clone(blob), found));
+                wrong.push((blob, found));
             }
         }
         self.accept(&right)?;
@@ -59,6 +57,24 @@ impl SnapshotStore {
             self.reject(blob, found)?;
         }
         Ok(self.report())
+    }
+
+    /// The blobs of segments that are held which nobody has proved yet. Not found by looking at every blob: a snapshot can
+    /// have many thousands of them, and this is asked after each segment.
+    pub(super) fn unproved(&self) -> Vec<Arc<Blob>> {
+        let mut found = BTreeMap::new();
+        for index in &locked(&self.0.state).unreported {
+            let segment = self.0.segments.get(*index as usize);
+            for blob in segment
+                .into_iter()
+                .flat_map(|segment| self.0.blobs_of(segment))
+            {
+                if !blob.is_verified() {
+                    found.entry(blob.id).or_insert_with(|| Arc::clone(blob));
+                }
+            }
+        }
+        found.into_values().collect()
     }
 
     /// Goes on hashing a blob from disk, by way of `buffer`. Its real name when it is complete.
@@ -159,7 +175,7 @@ impl SnapshotStore {
             disk::sync_directory(&store.layout.partials())?;
             store.files.close(&blob.id);
         }
-        Inner::forget_in_memory(&[(Arc::clone(blob), 0, blob.size)]);
+        store.forget_in_memory(&[(Arc::clone(blob), 0, blob.size)]);
         let mut state = locked(&blob.state);
         state.leftover = Ranges::default();
         if !again {
@@ -173,28 +189,25 @@ impl SnapshotStore {
         let mut verified = Vec::new();
         let mut lost: BTreeMap<BlobId, Vec<u32>> = BTreeMap::new();
         let mut state = locked(&self.0.state);
-        let state = &mut *state;
-        let flags = state.pieces.iter_mut().zip(&mut state.reported);
-        for (segment, (pieces, reported)) in self.0.segments.iter().zip(flags) {
-            if pieces.is_none() {
+        let losses = self.0.store.losses.load(Ordering::Acquire);
+        let looked_at: Vec<u32> = if losses == state.losses {
+            state.unreported.iter().copied().collect()
+        } else {
+            state.held().collect()
+        };
+        state.losses = losses;
+        for index in looked_at {
+            let Some(segment) = self.0.segments.get(index as usize) else {
                 continue;
-            }
-            let missing = segment.extents.iter().find(|extent| {
-                !self
-                    .0
-                    .blobs
-                    .get(&extent.blob)
-                    .is_some_and(|blob| blob.covers(extent.offset, extent.offset + extent.len))
-            });
-            if let Some(extent) = missing {
-                *pieces = None;
-                *reported = false;
-                lost.entry(extent.blob).or_default().push(segment.index);
-            } else if !*reported && self.0.is_verified(segment) {
-                *reported = true;
-                verified.push(segment.index);
+            };
+            if let Some(extent) = self.0.missing(segment) {
+                state.forget(index);
+                lost.entry(extent.blob).or_default().push(index);
+            } else if self.0.is_verified(segment) && state.unreported.remove(&index) {
+                verified.push(index);
             }
         }
+        drop(state);
         let mut verdicts: Vec<Verdict> = lost
             .into_iter()
             .map(|(blob, segments)| Verdict::Corrupt {
@@ -203,8 +216,8 @@ impl SnapshotStore {
                 message: self.fault(&blob),
             })
             .collect();
-        for blob in self.0.blobs.values() {
-            if blob.size == 0 && !blob.is_verified() {
+        for blob in &self.0.empty {
+            if !blob.is_verified() {
                 verdicts.push(Verdict::Corrupt {
                     segments: Vec::new(),
                     blob: blob.id,
@@ -254,15 +267,11 @@ impl SnapshotStore {
             locked(&blob.state).leftover.insert(*start, *end);
         }
         let mut state = locked(&self.0.state);
-        let state = &mut *state;
         let mut dropped = Vec::new();
         for index in segments {
             let segment = self.0.segment(*index)?;
-            if let Some(pieces) = state.pieces.get_mut(*index as usize)
-                && pieces.is_some()
-                && !self.0.covers(segment)
-            {
-                *pieces = None;
+            if state.holds(*index) && !self.0.covers(segment) {
+                state.forget(*index);
                 dropped.push(*index);
             }
         }

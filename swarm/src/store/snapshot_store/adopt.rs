@@ -58,13 +58,7 @@ impl SnapshotStore {
         let mut state = locked(&self.0.state);
         for (segment, pieces, _) in read {
             let verified = self.0.is_verified(segment);
-            let index = segment.index as usize;
-            if let Some(known) = state.pieces.get_mut(index) {
-                *known = Some(pieces.clone());
-            }
-            if let Some(reported) = state.reported.get_mut(index) {
-                *reported = verified;
-            }
+            state.hold(segment.index, pieces.clone(), verified);
             adopted.push(Held {
                 segment: segment.index,
                 pieces,

@@ -1,5 +1,7 @@
 //! Opening a snapshot: what its journal and the disk say of it.
 
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use super::{Shared, SnapshotStore, State};
@@ -22,7 +24,8 @@ impl SnapshotStore {
         let (journal, records) = store.journal(&snapshot.name)?;
         let mut state = State {
             pieces: vec![None; segments.len()],
-            reported: vec![false; segments.len()],
+            unreported: BTreeSet::new(),
+            losses: store.losses.load(Ordering::Acquire),
             origin_bytes: 0,
             peer_bytes: 0,
             published: false,
@@ -52,12 +55,17 @@ impl SnapshotStore {
             store,
             snapshot,
             segments,
+            empty: blobs
+                .values()
+                .filter(|blob| blob.size == 0)
+                .cloned()
+                .collect(),
             blobs,
             journal,
             state: Mutex::new(state),
             verifying: Mutex::default(),
         };
-        for blob in shared.blobs.values().filter(|blob| blob.size == 0) {
+        for blob in &shared.empty {
             make_empty(&shared.store, blob)?;
         }
         let published = {
@@ -66,14 +74,13 @@ impl SnapshotStore {
         };
         {
             let mut state = locked(&shared.state);
-            let state = &mut *state;
             state.published = published;
-            let flags = state.pieces.iter_mut().zip(&mut state.reported);
-            for (segment, (pieces, reported)) in shared.segments.iter().zip(flags) {
+            for segment in &shared.segments {
                 if !shared.covers(segment) {
-                    *pieces = None;
+                    state.forget(segment.index);
+                } else if state.holds(segment.index) && !shared.is_verified(segment) {
+                    state.unreported.insert(segment.index);
                 }
-                *reported = pieces.is_some() && shared.is_verified(segment);
             }
         }
         Ok(Self(Arc::new(shared)))

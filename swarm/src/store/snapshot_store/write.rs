@@ -145,9 +145,7 @@ impl SnapshotStore {
         let mut state = locked(&self.0.state);
         state.origin_bytes += origin;
         state.peer_bytes += peer;
-        if let Some(known) = state.pieces.get_mut(segment.index as usize) {
-            *known = Some(pieces);
-        }
+        state.hold(segment.index, pieces, false);
         Ok(())
     }
 

@@ -223,3 +223,37 @@ fn names_that_leave_the_cache_are_refused() {
         Err(StoreError::BadName { .. })
     ));
 }
+
+/// A snapshot can have many thousands of small files, and verification runs after each segment.
+#[test]
+fn verification_looks_only_at_what_came_since() {
+    let root = tempfile::tempdir().unwrap();
+    let mut catalogue = Catalogue::default();
+    let names: Vec<String> = (0..40).map(|number| format!("{number:02}")).collect();
+    let files: Vec<(&str, Vec<u8>)> = (0..)
+        .zip(&names)
+        .map(|(seed, name)| (name.as_str(), bytes(seed, 200)))
+        .collect();
+    let snapshot = catalogue.add(("small", "org/small", "main"), 'a', &files);
+    let (_store, one) = open(root.path(), &snapshot);
+    assert_eq!(one.unproved().len(), 0);
+    for index in 0..8 {
+        catalogue.fill(&one, index, Source::Peer).unwrap();
+        let mut looked_at: Vec<_> = one.unproved().iter().map(|blob| blob.id).collect();
+        let mut came: Vec<_> = one.segments()[index as usize]
+            .extents
+            .iter()
+            .map(|extent| extent.blob)
+            .collect();
+        looked_at.sort_unstable();
+        came.sort_unstable();
+        assert_eq!(looked_at, came);
+        assert_eq!(
+            one.verify().unwrap(),
+            [Verdict::Verified {
+                segments: vec![index]
+            }]
+        );
+    }
+    assert!(one.is_whole());
+}

@@ -155,6 +155,28 @@ fn what_one_finds_wrong_the_other_hears_of() {
 }
 
 #[test]
+fn a_proven_content_that_went_from_the_disk_is_missed_by_all_who_have_it() {
+    let root = tempfile::tempdir().unwrap();
+    let (catalogue, store, one, two) = pair(root.path());
+    catalogue.finish(&one, &model("one")).unwrap();
+    let second = Arc::clone(two.snapshot());
+    drop(two);
+    assert_eq!(one.verify().unwrap(), []);
+    let blob = one.snapshot().files[0].blob;
+    fs::remove_file(root.path().join("blobs").join(blob.etag())).unwrap();
+    // Opening looks at the disk.
+    let two = store.snapshot(second).unwrap();
+    assert!(two.held().is_empty());
+    let verdicts = one.verify().unwrap();
+    assert!(
+        matches!(&verdicts[..], [Verdict::Corrupt { segments, blob: lost, .. }]
+            if segments.len() == 5 && *lost == blob),
+        "{verdicts:?}"
+    );
+    assert_eq!(one.verify().unwrap(), [], "said once");
+}
+
+#[test]
 fn two_commits_of_one_branch_the_later_one_keeps_the_ref() {
     let root = tempfile::tempdir().unwrap();
     let mut catalogue = Catalogue::default();

@@ -1,6 +1,5 @@
 //! Fetching one segment: bounded ranges of the files its extents lie in, in order, small ones several at a time.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -37,14 +36,14 @@ struct Part<'a> {
 
 /// The requests of one segment, in the order of its bytes.
 fn parts<'a>(snapshot: &'a Snapshot, segment: &Segment) -> Result<Vec<Part<'a>>, OriginError> {
-    let mut files = HashMap::new();
-    for file in &snapshot.files {
-        files.entry(file.blob).or_insert(file);
-    }
+    // A segment has its extents in the order of the files, so each is looked for where the last one was found.
+    let mut files = snapshot.files.iter().cycle();
     let mut parts = Vec::new();
     for extent in &segment.extents {
         let file = files
-            .get(&extent.blob)
+            .by_ref()
+            .take(snapshot.files.len())
+            .find(|file| file.blob == extent.blob)
             .filter(|file| {
                 extent
                     .offset

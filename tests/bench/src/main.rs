@@ -258,14 +258,15 @@ fn tell(case: &Case, sample: &Sample) -> String {
     let first = sample.finishes.iter().copied().fold(f64::MAX, f64::min);
     let mut line = format!(
         "{:.2} s{ratio} ({} MB/s a node, first {first:.2} s), {:.3} copies, {:.2} CPU-s/GB, {} MB at most, own load {:.1}, \
-         other load {:.1}",
+         other load {:.1}, stolen {:.2}",
         sample.seconds,
         megabytes_per_second(case.bytes(), sample.seconds),
         sample.copies,
         sample.cpu_seconds_per_gb,
         sample.peak_resident / 1_000_000,
         sample.own_load,
-        sample.other_load
+        sample.other_load,
+        sample.stolen_load
     );
     for (name, figure) in &sample.figures {
         // Writing to a string cannot fail.

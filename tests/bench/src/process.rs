@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Write as _;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -225,11 +226,23 @@ fn memory(file: &Path, what: &str) -> Result<u64> {
 /// Processor time that all programs of the machine have used since it started, in seconds; without interrupts, which are
 /// mostly packets of the laboratory.
 pub fn machine_cpu_seconds() -> Result<f64> {
-    let stat = fs::read_to_string("/proc/stat")?;
-    let line = stat.lines().next().context("no line of all processors")?;
-    let mut ticks = 0;
     // user, nice and system
-    for field in line.split_whitespace().skip(1).take(3) {
+    all_processors(&fs::read_to_string("/proc/stat")?, 0..3)
+}
+
+/// Processor time that a virtual machine's host has kept for others when there was something to do, since the machine started,
+/// in seconds.
+pub fn stolen_cpu_seconds() -> Result<f64> {
+    // steal
+    all_processors(&fs::read_to_string("/proc/stat")?, 7..8)
+}
+
+/// The sum of some counters of all processors (`proc_stat(5)`), in seconds.
+fn all_processors(stat: &str, counters: Range<usize>) -> Result<f64> {
+    let line = stat.lines().next().context("no line of all processors")?;
+    let counted = line.split_whitespace().skip(1);
+    let mut ticks = 0;
+    for field in counted.skip(counters.start).take(counters.len()) {
         ticks += field.parse::<u64>()?;
     }
     Ok(float(ticks) / TICKS)
@@ -262,7 +275,14 @@ impl Drop for Process {
 
 #[cfg(test)]
 mod tests {
-    use super::received;
+    use super::{all_processors, received};
+
+    #[test]
+    fn processor_time_is_read_by_its_place() {
+        let stat = "cpu  100 20 3 9000 7 1 2 450 0 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n";
+        assert!((all_processors(stat, 0..3).unwrap() - 1.23).abs() < 1e-9);
+        assert!((all_processors(stat, 7..8).unwrap() - 4.5).abs() < 1e-9);
+    }
 
     #[test]
     fn what_a_host_received_is_summed_over_its_cables() {

@@ -155,6 +155,7 @@ impl Outcome<'_> {
             "peakResidentBytes": entry.samples.iter().map(|sample| sample.peak_resident).max(),
             "ownLoad": median(entry.spread(|sample| sample.own_load), 2),
             "otherLoad": median(entry.spread(|sample| sample.other_load), 2),
+            "stolenLoad": median(entry.spread(|sample| sample.stolen_load), 2),
             "runs": entry.samples.len(),
         });
         for (name, figure) in entry.extra() {
@@ -194,7 +195,7 @@ impl Outcome<'_> {
             // Writing to a string cannot fail.
             let _ = writeln!(
                 rows,
-                "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
+                "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
                 self.case.name,
                 entry.team.name(),
                 show(entry.seconds(), 2),
@@ -204,6 +205,7 @@ impl Outcome<'_> {
                 peak.map_or(0, |peak| peak / 1_000_000),
                 show(entry.spread(|one| one.own_load), 1),
                 show(entry.spread(|one| one.other_load), 1),
+                show(entry.spread(|one| one.stolen_load), 1),
                 entry.samples.len(),
                 notes.join("; ")
             );
@@ -214,8 +216,8 @@ impl Outcome<'_> {
 
 /// The head of the table of [`Outcome::rows`].
 pub const HEAD: &str = "\
-| case | program | seconds | ÷ bound | copies from the origin | CPU-s/GB | MB resident at most | own load | other load | runs | notes |\n\
-|---|---|---|---|---|---|---|---|---|---|---|\n";
+| case | program | seconds | ÷ bound | copies from the origin | CPU-s/GB | MB resident at most | own load | other load | stolen | runs | notes |\n\
+|---|---|---|---|---|---|---|---|---|---|---|---|\n";
 
 fn merge(value: &mut Value, more: Value) {
     if let (Value::Object(value), Value::Object(more)) = (value, more) {
@@ -284,10 +286,10 @@ mod tests {
             "{rows}"
         );
         assert!(
-            rows.lines().all(|row| row.matches('|').count() == 12),
+            rows.lines().all(|row| row.matches('|').count() == 13),
             "{rows}"
         );
-        assert!(HEAD.lines().all(|row| row.matches('|').count() == 12));
+        assert!(HEAD.lines().all(|row| row.matches('|').count() == 13));
     }
 
     #[test]

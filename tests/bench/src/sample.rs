@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 
 use crate::float;
 use crate::network::{Host, Network, Traffic};
-use crate::process::machine_cpu_seconds;
+use crate::process::{machine_cpu_seconds, stolen_cpu_seconds};
 use crate::team::{Field, Players};
 
 /// What one run came to.
@@ -25,6 +25,8 @@ pub struct Sample {
     pub own_load: f64,
     /// Processors that programs outside the laboratory kept busy meanwhile, on average.
     pub other_load: f64,
+    /// Processors that a virtual machine's host kept for itself meanwhile, on average.
+    pub stolen_load: f64,
     /// When each node had everything.
     pub finishes: Vec<f64>,
     /// What else the case is about, under the name that it has in the JSON.
@@ -38,6 +40,7 @@ pub struct Meter {
     nodes_cpu: f64,
     own_cpu: f64,
     machine_cpu: f64,
+    stolen_cpu: f64,
 }
 
 impl Meter {
@@ -49,6 +52,7 @@ impl Meter {
             nodes_cpu: players.cpu_seconds()?,
             own_cpu: players.all_cpu_seconds()? + network.cpu_seconds()?,
             machine_cpu: machine_cpu_seconds()?,
+            stolen_cpu: stolen_cpu_seconds()?,
         })
     }
 
@@ -77,6 +81,7 @@ impl Meter {
             peak_resident,
             own_load: own / elapsed,
             other_load: others.max(0.0) / elapsed,
+            stolen_load: (now.stolen_cpu - self.stolen_cpu) / elapsed,
             ..Sample::default()
         })
     }

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 
 use crate::float;
 use crate::network::{Host, Network};
-use crate::process::{Process, machine_cpu_seconds};
+use crate::process::{Process, machine_cpu_seconds, stolen_cpu_seconds};
 use crate::sample::{Meter, Sample};
 use crate::swarm::wait_for_half;
 use crate::team::{Field, Players, Team, start_agent};
@@ -23,7 +23,7 @@ pub fn restart(team: Team, field: &Field<'_>) -> Result<Sample> {
     let before = players.nodes.first_mut().and_then(Option::take);
     before.context("no agent")?.stop()?;
     players.hub.clear();
-    let machine = machine_cpu_seconds()?;
+    let (machine, stolen) = (machine_cpu_seconds()?, stolen_cpu_seconds()?);
     let (agent, seconds) = start_again(team, field)?;
     let own = agent.cpu_seconds()?;
     let others = machine_cpu_seconds()? - machine - own;
@@ -33,6 +33,7 @@ pub fn restart(team: Team, field: &Field<'_>) -> Result<Sample> {
         peak_resident: agent.peak_resident()?,
         own_load: own / seconds,
         other_load: others.max(0.0) / seconds,
+        stolen_load: (stolen_cpu_seconds()? - stolen) / seconds,
         finishes: vec![seconds],
         figures: vec![("bytesRead", float(agent.bytes_read()?))],
         copies: 0.0,

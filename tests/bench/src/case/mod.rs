@@ -13,6 +13,9 @@ use crate::team::Team;
 /// How many nodes are replaced in `churn`.
 const REPLACED: u8 = 6;
 
+/// Most memory that is touched before a shaped case starts, in bytes: what `many` needs.
+const MOST_RESERVED: u64 = 4 << 30;
+
 /// What happens in a case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Work {
@@ -91,26 +94,35 @@ impl Case {
             }
     }
 
-    /// Bytes of memory that are touched before the start and freed then: twice of what will be filled, because others take from it
-    /// too.
+    /// Bytes of memory that are touched before the start and freed then: as much as will be filled, where it is not too much for
+    /// the machine. Twice as much where processor time is what counts, because others take from it too.
     #[must_use]
     pub fn reserved_bytes(&self) -> u64 {
+        let filled = self.filled_bytes();
         if self.hashed {
-            2 * self.bytes() * u64::from(self.nodes)
+            2 * filled
+        } else if self.link.is_some() && filled <= MOST_RESERVED {
+            filled
         } else {
             0
         }
     }
 
+    /// Bytes that nodes fill before anything is removed.
+    fn filled_bytes(&self) -> u64 {
+        self.bytes() * u64::from(self.nodes)
+    }
+
     /// Bytes of memory that a run takes at most: all files, which are the model and a copy on each node that is there at once, and
-    /// the half of the reserve in whose place no file comes.
+    /// what of the reserve no file takes the place of.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
         let nodes = match self.work {
             Work::Churn => self.nodes,
             _ => self.hosts(),
         };
-        self.bytes() * (u64::from(nodes) + 1) + self.reserved_bytes() / 2
+        let spare = self.reserved_bytes().saturating_sub(self.filled_bytes());
+        self.bytes() * (u64::from(nodes) + 1) + spare
     }
 
     /// Who has everything at the beginning.
@@ -233,13 +245,15 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_reserved_where_processor_time_counts() {
+    fn memory_is_reserved_where_there_is_enough_of_it() {
         let reserved = |name: &str| {
             let case = CASES.iter().find(|case| case.name == name).unwrap();
             (case.reserved_bytes(), case.memory_bytes())
         };
         assert_eq!(reserved("cpu"), (4_000_000_000, 8_000_000_000));
         assert_eq!(reserved("memory"), (0, 6_000_000_000));
+        assert_eq!(reserved("many"), (4 << 30, (4 << 30) + (64 << 20)));
+        assert_eq!(reserved("churn"), (0, 18 << 30));
     }
 
     #[test]

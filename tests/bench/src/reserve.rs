@@ -2,8 +2,8 @@
 //!
 //! A virtual machine's host may take back memory that is free, and what a program writes to then costs it more than any of its
 //! work: seconds of processor time a gigabyte on some days and none on others, for every program alike. Nodes with GPUs are not
-//! such machines. So a case that counts processor time has what its receiver will fill touched before, and freed when it
-//! starts: the kernel gives away first what was freed last.
+//! such machines. So what the nodes will fill is touched before, and freed when the case starts: they reserve room for all of it
+//! at once then, and the kernel gives away first what was freed last.
 
 /// How much is touched at once, so that the kernel gets it back at once.
 const CHUNK: usize = 64 << 20;

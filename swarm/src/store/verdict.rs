@@ -59,11 +59,16 @@ impl SnapshotStore {
         Ok(self.report())
     }
 
-    /// The blobs of segments that are held which nobody has proved yet. Not found by looking at every blob: a snapshot can
-    /// have many thousands of them, and this is asked after each segment.
+    /// The blobs of segments that are held which nobody has proved yet. Not found by looking at every blob, as long as nothing
+    /// was lost: a snapshot can have many thousands of them, and this is asked after each segment.
     pub(super) fn unproved(&self) -> Vec<Arc<Blob>> {
+        let state = locked(&self.0.state);
+        if state.losses != self.0.store.losses.load(Ordering::Acquire) {
+            let blobs = self.0.blobs.values();
+            return blobs.filter(|blob| !blob.is_verified()).cloned().collect();
+        }
         let mut found = BTreeMap::new();
-        for index in &locked(&self.0.state).unreported {
+        for index in &state.unreported {
             let segment = self.0.segments.get(*index as usize);
             for blob in segment
                 .into_iter()
@@ -203,7 +208,10 @@ impl SnapshotStore {
             if let Some(extent) = self.0.missing(segment) {
                 state.forget(index);
                 lost.entry(extent.blob).or_default().push(index);
-            } else if self.0.is_verified(segment) && state.unreported.remove(&index) {
+            } else if !self.0.is_verified(segment) {
+                // Also one that was reported, lost, and brought again by another snapshot.
+                state.unreported.insert(index);
+            } else if state.unreported.remove(&index) {
                 verified.push(index);
             }
         }

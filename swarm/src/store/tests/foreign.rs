@@ -86,6 +86,30 @@ fn a_proven_content_is_held_and_published_like_any_other() {
 }
 
 #[test]
+fn what_lies_in_one_segment_with_a_foreign_content_is_proved_too() {
+    let root = tempfile::tempdir().unwrap();
+    let mut catalogue = Catalogue::default();
+    let shared = ("x", bytes(1, 200));
+    let first = catalogue.add(
+        ("first", "org/one", "main"),
+        'a',
+        std::slice::from_ref(&shared),
+    );
+    let both = [shared, ("y", bytes(2, 300))];
+    let second = catalogue.add(("second", "org/two", "main"), 'b', &both);
+    let (store, one) = open(root.path(), &first);
+    let two = store.snapshot(second).unwrap();
+    let id = first.files[0].blob;
+    let place = written(&one, &id, &catalogue.contents[&id]).unwrap();
+    catalogue.fill(&two, 0, Source::Peer).unwrap();
+    assert!(matches!(place.prove(|| false).unwrap(), Proof::Right));
+    two.verify().unwrap();
+    assert!(two.is_whole());
+    catalogue.finish(&two, &model("two")).unwrap();
+    catalogue.audit(root.path());
+}
+
+#[test]
 fn of_a_wrong_or_stopped_content_nothing_is_left() {
     let root = tempfile::tempdir().unwrap();
     let mut catalogue = Catalogue::default();

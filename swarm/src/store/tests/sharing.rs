@@ -177,6 +177,26 @@ fn a_proven_content_that_went_from_the_disk_is_missed_by_all_who_have_it() {
 }
 
 #[test]
+fn a_content_that_another_brought_again_is_proved_again() {
+    let root = tempfile::tempdir().unwrap();
+    let (catalogue, store, one, two) = pair(root.path());
+    catalogue.finish(&one, &model("one")).unwrap();
+    let second = Arc::clone(two.snapshot());
+    drop(two);
+    let blob = one.snapshot().files[0].blob;
+    fs::remove_file(root.path().join("blobs").join(blob.etag())).unwrap();
+    let two = store.snapshot(second).unwrap();
+    for index in 0..u32::try_from(two.segments().len()).unwrap() {
+        catalogue.fill(&two, index, Source::Peer).unwrap();
+    }
+    drop(two);
+    assert!(!one.is_whole());
+    one.verify().unwrap();
+    assert!(one.is_whole());
+    catalogue.audit(root.path());
+}
+
+#[test]
 fn two_commits_of_one_branch_the_later_one_keeps_the_ref() {
     let root = tempfile::tempdir().unwrap();
     let mut catalogue = Catalogue::default();

@@ -59,8 +59,8 @@ impl SnapshotStore {
         Ok(self.report())
     }
 
-    /// The blobs of segments that are held which nobody has proved yet. Not found by looking at every blob, as long as nothing
-    /// was lost: a snapshot can have many thousands of them, and this is asked after each segment.
+    /// What nobody has proved yet: the blobs of segments that are held and, after a loss, all others too, for then they can be in
+    /// none that is. Not always all, because a snapshot can have many thousands of them, and this is asked after each segment.
     pub(super) fn unproved(&self) -> Vec<Arc<Blob>> {
         let state = locked(&self.0.state);
         if state.losses != self.0.store.losses.load(Ordering::Acquire) {

@@ -205,7 +205,7 @@ impl Outcome<'_> {
                 peak.map_or(0, |peak| peak / 1_000_000),
                 show(entry.spread(|one| one.own_load), 1),
                 show(entry.spread(|one| one.other_load), 1),
-                show(entry.spread(|one| one.stolen_load), 1),
+                show(entry.spread(|one| one.stolen_load), 2),
                 entry.samples.len(),
                 notes.join("; ")
             );

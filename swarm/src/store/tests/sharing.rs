@@ -154,23 +154,29 @@ fn what_one_finds_wrong_the_other_hears_of() {
     catalogue.audit(root.path());
 }
 
-#[test]
-fn a_proven_content_that_went_from_the_disk_is_missed_by_all_who_have_it() {
-    let root = tempfile::tempdir().unwrap();
-    let (catalogue, store, one, two) = pair(root.path());
+/// A pair whose shared content the first had proved and published before it went from the disk; the second was opened since,
+/// which looks at the disk.
+fn pair_after_a_loss(root: &std::path::Path) -> (Catalogue, Store, SnapshotStore, SnapshotStore) {
+    let (catalogue, store, one, two) = pair(root);
     catalogue.finish(&one, &model("one")).unwrap();
     let second = Arc::clone(two.snapshot());
     drop(two);
     assert_eq!(one.verify().unwrap(), []);
     let blob = one.snapshot().files[0].blob;
-    fs::remove_file(root.path().join("blobs").join(blob.etag())).unwrap();
-    // Opening looks at the disk.
+    fs::remove_file(root.join("blobs").join(blob.etag())).unwrap();
     let two = store.snapshot(second).unwrap();
-    assert!(two.held().is_empty());
+    assert!(two.held().is_empty() && !one.is_whole());
+    (catalogue, store, one, two)
+}
+
+#[test]
+fn a_proven_content_that_went_from_the_disk_is_missed_by_all_who_have_it() {
+    let root = tempfile::tempdir().unwrap();
+    let (_catalogue, _store, one, _two) = pair_after_a_loss(root.path());
     let verdicts = one.verify().unwrap();
     assert!(
-        matches!(&verdicts[..], [Verdict::Corrupt { segments, blob: lost, .. }]
-            if segments.len() == 5 && *lost == blob),
+        matches!(&verdicts[..], [Verdict::Corrupt { segments, blob, .. }]
+            if segments.len() == 5 && *blob == one.snapshot().files[0].blob),
         "{verdicts:?}"
     );
     assert_eq!(one.verify().unwrap(), [], "said once");
@@ -179,18 +185,11 @@ fn a_proven_content_that_went_from_the_disk_is_missed_by_all_who_have_it() {
 #[test]
 fn a_content_that_another_brought_again_is_proved_again() {
     let root = tempfile::tempdir().unwrap();
-    let (catalogue, store, one, two) = pair(root.path());
-    catalogue.finish(&one, &model("one")).unwrap();
-    let second = Arc::clone(two.snapshot());
-    drop(two);
-    let blob = one.snapshot().files[0].blob;
-    fs::remove_file(root.path().join("blobs").join(blob.etag())).unwrap();
-    let two = store.snapshot(second).unwrap();
+    let (catalogue, _store, one, two) = pair_after_a_loss(root.path());
     for index in 0..u32::try_from(two.segments().len()).unwrap() {
         catalogue.fill(&two, index, Source::Peer).unwrap();
     }
     drop(two);
-    assert!(!one.is_whole());
     one.verify().unwrap();
     assert!(one.is_whole());
     catalogue.audit(root.path());

@@ -7,6 +7,7 @@
 //! the messages of [`coordination`]. Where no coordinator is, nodes find each other by [`discovery`] and a [`tracker`].
 
 mod bencode;
+mod buffers;
 mod compact;
 pub mod coordination;
 pub mod crowd;

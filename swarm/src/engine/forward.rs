@@ -31,6 +31,7 @@ use super::requests::Requests;
 use super::serve::Connection as _;
 use super::storage::BLOCK_BYTES;
 use super::wire::{self, HANDSHAKE_BYTES};
+use crate::buffers::Buffer;
 use crate::link::{Link, LinkError, Security};
 
 /// Connections to the listener at once, admitted or not; more are closed at once.
@@ -286,7 +287,7 @@ async fn pass(
     let mut requests = Requests::new();
     let turns = TURNS.min(opened.to_come.div_ceil(BLOCK_BYTES as u64));
     let blocks = async {
-        let mut buffer = vec![0; PASS_BYTES];
+        let mut buffer = Buffer::of(PASS_BYTES);
         // Who says more than that is heard, too, but its link is not kept.
         while received.load(Ordering::Relaxed) != opened.to_come {
             let len = from_far.read(&mut buffer).await?;

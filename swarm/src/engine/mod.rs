@@ -47,7 +47,7 @@ use crate::segment::{PieceHashes, SegmentIo};
 use crate::verify::piece_count;
 
 use forward::Forwarder;
-use storage::{BLOCK_BYTES, Pool, Transfer};
+use storage::{BLOCK_BYTES, Transfer};
 
 pub use accept::UploaderError;
 pub use ask::AskError;
@@ -223,7 +223,6 @@ struct Inner {
     runtime: Handle,
     session: Arc<Session>,
     forwarder: Arc<Forwarder>,
-    pool: Arc<Pool>,
     /// One lock for each segment that is being taken: librqbit knows a torrent only once.
     turns: Mutex<HashMap<[u8; 20], Arc<tokio::sync::Mutex<()>>>>,
     /// Dropping it ends the thread.
@@ -251,7 +250,6 @@ impl Engine {
                 runtime,
                 session,
                 forwarder,
-                pool: Arc::default(),
                 turns: Mutex::default(),
                 _stop: stop,
             }),
@@ -274,13 +272,7 @@ impl Engine {
         let cancel = CancellationToken::new();
         let _cancel = cancel.clone().drop_guard();
         let (results, pieces) = tokio::sync::mpsc::unbounded_channel();
-        let transfer = Transfer::new(
-            request.len,
-            request.piece_bytes,
-            gate,
-            self.inner.pool.clone(),
-            results,
-        );
+        let transfer = Transfer::new(request.len, request.piece_bytes, gate, results);
         let info_hash = metainfo::info_hash(
             &request.snapshot,
             request.index,

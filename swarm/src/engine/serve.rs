@@ -20,7 +20,9 @@ use super::extensions::Extensions;
 use super::metadata::TooMany;
 use super::pex::{Exchange, Roster};
 use super::source::{OnSent, SegmentSource, Served};
+use super::storage::BLOCK_BYTES;
 use super::wire::{self, HANDSHAKE_BYTES, Message, PIECE_HEADER_BYTES, Request, WireError};
+use crate::buffers::Buffer;
 use crate::link::{Link, LinkError};
 use crate::verify::piece_count;
 
@@ -141,6 +143,7 @@ pub(super) async fn serve(
     out.extend(greeting);
     send(stream, &out).await?;
 
+    let mut out = Buffer::of(room(batch(), served.len));
     let mut requests = Requests {
         input: std::mem::take(input),
         extensions,
@@ -376,6 +379,12 @@ async fn read(
         .map_err(Closed::Read)?;
     }
     Ok(payload)
+}
+
+/// Bytes of a batch with its headers, when it is as large as may be and blocks have their usual length.
+fn room(batch: usize, len: u64) -> usize {
+    let payload = usize::try_from(len).map_or(batch, |len| len.min(batch));
+    payload + payload.div_ceil(BLOCK_BYTES) * PIECE_HEADER_BYTES
 }
 
 /// Makes `out` what is sent: each block after its header.

@@ -17,44 +17,18 @@ use librqbit::{ManagedTorrentShared, TorrentMetadata};
 use librqbit_core::lengths::ValidPieceIndex;
 use tokio::sync::mpsc::UnboundedSender;
 
+use crate::buffers::Buffer;
 use crate::gate::Gate;
 
 /// The unit that librqbit asks for.
 pub(super) const BLOCK_BYTES: usize = 16 << 10;
 
-/// Buffers that wait for their next use, in bytes at most.
-const POOL_BYTES: usize = 32 << 20;
-
 /// What became of a piece: its length once it is on disk.
 pub(super) type PieceResult = std::io::Result<u64>;
 
-/// Piece buffers for reuse: fresh memory costs a page fault for each 4 KiB of every piece.
-#[derive(Default)]
-pub(super) struct Pool(Mutex<Vec<Vec<u8>>>);
-
-impl Pool {
-    fn get(&self, len: usize) -> Vec<u8> {
-        let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = free.iter().position(|buffer| buffer.capacity() >= len);
-        let mut buffer = found
-            .map(|index| free.swap_remove(index))
-            .unwrap_or_default();
-        buffer.resize(len, 0);
-        buffer
-    }
-
-    fn put(&self, buffer: Vec<u8>) {
-        let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let held: usize = free.iter().map(Vec::capacity).sum();
-        if held + buffer.capacity() <= POOL_BYTES {
-            free.push(buffer);
-        }
-    }
-}
-
 /// A piece of which blocks have arrived.
 struct Piece {
-    data: Vec<u8>,
+    data: Buffer,
     arrived: Vec<bool>,
 }
 
@@ -69,7 +43,6 @@ pub(super) struct Transfer {
     len: u64,
     piece_bytes: u32,
     gate: Arc<Gate>,
-    pool: Arc<Pool>,
     results: UnboundedSender<PieceResult>,
     /// Set when librqbit has ended its check of what is there already.
     started: AtomicBool,
@@ -82,14 +55,12 @@ impl Transfer {
         len: u64,
         piece_bytes: u32,
         gate: Arc<Gate>,
-        pool: Arc<Pool>,
         results: UnboundedSender<PieceResult>,
     ) -> Arc<Self> {
         Arc::new(Self {
             len,
             piece_bytes,
             gate,
-            pool,
             results,
             started: AtomicBool::new(false),
             blocks: AtomicU64::new(0),
@@ -141,7 +112,7 @@ impl Transfer {
         }
         let mut pieces = self.pieces.lock().unwrap_or_else(PoisonError::into_inner);
         let piece = pieces.entry(index).or_insert_with(|| Piece {
-            data: self.pool.get(piece_len),
+            data: Buffer::of(piece_len),
             arrived: vec![false; piece_len.div_ceil(BLOCK_BYTES)],
         });
         let mut at = within;
@@ -178,7 +149,6 @@ impl Transfer {
             .gate
             .put(offset, &piece.data)
             .map(|()| piece.data.len() as u64);
-        self.pool.put(piece.data);
         // Nobody listens any more when the transfer was cancelled.
         let _ = self.results.send(result);
     }
@@ -256,7 +226,7 @@ mod tests {
     fn transfer(len: u64) -> (Arc<Transfer>, Arc<MemoryIo>, UnboundedReceiver<PieceResult>) {
         let io = Arc::new(MemoryIo::empty(usize::try_from(len).unwrap()));
         let (tx, rx) = unbounded_channel();
-        let transfer = Transfer::new(len, 32 << 10, Gate::new(io.clone()), Arc::default(), tx);
+        let transfer = Transfer::new(len, 32 << 10, Gate::new(io.clone()), tx);
         transfer.started.store(true, Ordering::Relaxed);
         (transfer, io, rx)
     }

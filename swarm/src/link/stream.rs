@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::Mode;
 use super::crypto::TAG_BYTES;
 use super::wire::Wire;
+use crate::buffers::Buffer;
 use crate::secret::KeyId;
 
 const LENGTH_BYTES: usize = 2;
@@ -23,9 +24,10 @@ const MAX_MESSAGE_BYTES: usize = 65_535;
 const MAX_TEXT_BYTES: usize = MAX_MESSAGE_BYTES - TAG_BYTES;
 /// Text that is encrypted and sent at once: a batch of blocks, with their headers.
 const MAX_BATCH_BYTES: usize = 3 * MAX_TEXT_BYTES;
-/// Bytes that are read at once; must hold a record, and few system calls are cheap ones. Memory that is never read
-/// into costs nothing.
+/// Bytes that are read at once; must hold a record, and few system calls are cheap ones.
 const READ_BYTES: usize = 256 << 10;
+/// Bytes that are read at first after a rest: a link that only waits has no memory.
+const FIRST_BYTES: usize = 256;
 
 /// A stream to another member of the cluster.
 ///
@@ -91,6 +93,15 @@ impl<S> Link<S> {
         &self.stream
     }
 
+    /// Bytes of its buffers.
+    #[cfg(test)]
+    pub(super) fn memory(&self) -> usize {
+        let records = self.records.iter();
+        records
+            .map(|one| one.read.len() + one.text.len() + one.write.len())
+            .sum()
+    }
+
     /// Whether what is written is encrypted.
     #[cfg(test)]
     pub(super) fn is_encrypted(&self) -> bool {
@@ -105,17 +116,17 @@ const LEAST_AWAITED: usize = 4 << 10;
 struct Records {
     noise: TransportState,
     /// As it came from the wire.
-    read: Vec<u8>,
+    read: Buffer,
     read_start: usize,
     read_end: usize,
     /// With how many more bytes the wire wakes the reader.
     awaited: usize,
     /// Decrypted text for which the reader had no room.
-    text: Vec<u8>,
+    text: Buffer,
     text_start: usize,
     text_end: usize,
     /// As it goes to the wire.
-    write: Vec<u8>,
+    write: Buffer,
     write_start: usize,
     write_end: usize,
 }
@@ -124,14 +135,14 @@ impl Records {
     fn new(noise: TransportState) -> Self {
         Self {
             noise,
-            read: Vec::new(),
+            read: Buffer::default(),
             read_start: 0,
             read_end: 0,
             awaited: 1,
-            text: Vec::new(),
+            text: Buffer::default(),
             text_start: 0,
             text_end: 0,
-            write: Vec::new(),
+            write: Buffer::default(),
             write_start: 0,
             write_end: 0,
         }
@@ -145,7 +156,7 @@ impl Records {
         ];
         for (buffer, start, end) in buffers {
             if *start == *end {
-                (*buffer, *start, *end) = (Vec::new(), 0, 0);
+                (*buffer, *start, *end) = (Buffer::default(), 0, 0);
             }
         }
     }
@@ -213,11 +224,17 @@ impl Records {
         stream: &mut S,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<bool>> {
-        grow(&mut self.read, READ_BYTES);
         self.read.copy_within(self.read_start..self.read_end, 0);
         self.read_end -= self.read_start;
         self.read_start = 0;
-        let mut free = ReadBuf::new(&mut self.read[self.read_end..]);
+        let mut first = [0; FIRST_BYTES];
+        let resting = self.read.is_empty();
+        let room = if resting {
+            &mut first[..]
+        } else {
+            &mut self.read[self.read_end..]
+        };
+        let mut free = ReadBuf::new(room);
         let read = Pin::new(&mut *stream).poll_read(cx, &mut free);
         let len = free.filled().len();
         if read.is_pending() {
@@ -229,6 +246,10 @@ impl Records {
         ready!(read)?;
         if len == 0 && self.read_end > 0 {
             return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+        }
+        if resting && len > 0 {
+            self.read = Buffer::of(READ_BYTES);
+            self.read[..len].copy_from_slice(&first[..len]);
         }
         self.read_end += len;
         Poll::Ready(Ok(len > 0))
@@ -292,10 +313,10 @@ impl Records {
     }
 }
 
-/// Fresh memory costs a page fault for each page: what is there is used again.
-fn grow(buffer: &mut Vec<u8>, len: usize) {
+/// Makes a buffer of which nothing counts any more at least so long. By powers of two, so that it seldom grows.
+fn grow(buffer: &mut Buffer, len: usize) {
     if buffer.len() < len {
-        *buffer = vec![0; len];
+        *buffer = Buffer::of(len.next_power_of_two());
     }
 }
 

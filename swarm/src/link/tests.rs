@@ -34,6 +34,32 @@ async fn who_reads_a_record_is_woken_when_it_is_whole() {
 }
 
 #[tokio::test]
+async fn a_link_that_only_waits_has_no_memory() {
+    let mut link = recorded(Mode::Encrypted, 1 << 20).await;
+    // Twice: after the handshake, and after a rest.
+    for _ in 0..2 {
+        let mut word = [0; 9];
+        let mut reading = Box::pin(link.listener.read_exact(&mut word));
+        let waits = futures_util::poll!(&mut reading);
+        assert!(waits.is_pending());
+        drop(reading);
+        assert_eq!(link.listener.memory(), 0);
+        let said = text(100_000);
+        let (written, heard) = tokio::join!(
+            async {
+                link.dialer.write_all(&said).await?;
+                link.dialer.flush().await
+            },
+            read(&mut link.listener, said.len())
+        );
+        written.unwrap();
+        assert_eq!(heard, said);
+        assert!(link.listener.memory() > 0);
+        link.listener.rest();
+    }
+}
+
+#[tokio::test]
 async fn members_meet_by_any_key_that_both_have() {
     for mode in [Mode::Authenticated, Mode::Encrypted] {
         for (dialer, listener, key) in [

@@ -10,6 +10,7 @@ use super::error::StoreError;
 use super::ranges::Ranges;
 use super::snapshot_store::{MANY_FILES, SnapshotStore};
 use super::{disk, locked};
+use crate::buffers::Buffer;
 use crate::segment::BlobId;
 
 /// Bytes read at once when a blob is hashed from disk: they are still in the processor's cache when they are hashed.
@@ -41,9 +42,8 @@ impl SnapshotStore {
         let _turn = locked(&self.0.verifying);
         let mut right = Vec::new();
         let mut wrong = Vec::new();
-        let mut buffer = Vec::new();
         for blob in self.unproved() {
-            let Some(found) = self.hash(&blob, &mut buffer)? else {
+            let Some(found) = self.hash(&blob)? else {
                 continue;
             };
             if found == blob.id {
@@ -82,8 +82,8 @@ impl SnapshotStore {
         found.into_values().collect()
     }
 
-    /// Goes on hashing a blob from disk, by way of `buffer`. Its real name when it is complete.
-    fn hash(&self, blob: &Blob, buffer: &mut Vec<u8>) -> Result<Option<BlobId>, StoreError> {
+    /// Goes on hashing a blob from disk. Its real name when it is complete.
+    fn hash(&self, blob: &Blob) -> Result<Option<BlobId>, StoreError> {
         loop {
             let start = locked(&blob.prefix).position();
             if start == blob.size {
@@ -104,9 +104,9 @@ impl SnapshotStore {
                 continue;
             }
             let len = usize::try_from(end - start).map_or(CHUNK, |left| left.min(CHUNK));
-            buffer.resize(len, 0);
-            match self.0.store.files.read(blob, start, buffer) {
-                Ok(()) => copy.update(buffer),
+            let mut buffer = Buffer::of(len);
+            match self.0.store.files.read(blob, start, &mut buffer) {
+                Ok(()) => copy.update(&buffer),
                 // Another snapshot's verification was faster.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
                 Err(error) => {

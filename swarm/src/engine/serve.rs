@@ -143,7 +143,7 @@ pub(super) async fn serve(
     out.extend(greeting);
     send(stream, &out).await?;
 
-    let mut out = Buffer::of(room(batch(), served.len));
+    let mut out = Buffer::default();
     let mut requests = Requests {
         input: std::mem::take(input),
         extensions,
@@ -152,9 +152,14 @@ pub(super) async fn serve(
     requests.take_messages(&served)?;
     while requests.gather(stream, &served).await? {
         requests.tell(stream, source, &mut out).await?;
-        let blocks = requests.take(batch());
+        let batch = batch();
+        let blocks = requests.take(batch);
         if blocks.is_empty() {
             continue;
+        }
+        let room = room(batch, served.len);
+        if out.capacity() < room {
+            out = Buffer::of(room);
         }
         let payload = read(&served, blocks, &mut out).await?;
         send(stream, &out).await?;
@@ -394,7 +399,7 @@ fn fill(
     read: impl Fn(u64, &mut [u8]) -> io::Result<()>,
 ) -> io::Result<()> {
     let payload: usize = blocks.iter().map(|(_, block)| block.len as usize).sum();
-    // Bytes that are new are filled with zeros first; those of the batch before are kept as they are.
+    // Bytes that are new are filled with zeros first; others stay as they are until they are written over.
     out.resize(payload + blocks.len() * PIECE_HEADER_BYTES, 0);
     let mut rest = &mut out[..];
     for (offset, request) in blocks {

@@ -26,8 +26,12 @@ const MAX_TEXT_BYTES: usize = MAX_MESSAGE_BYTES - TAG_BYTES;
 const MAX_BATCH_BYTES: usize = 3 * MAX_TEXT_BYTES;
 /// Bytes that are read at once; must hold a record, and few system calls are cheap ones.
 const READ_BYTES: usize = 256 << 10;
-/// Bytes that are read at first after a rest: a link that only waits has no memory.
+/// Lengths of longer buffers are multiples of this.
+const STEP_BYTES: usize = 16 << 10;
+/// Bytes that are read at first by a link that has no memory to read into.
 const FIRST_BYTES: usize = 256;
+/// A link that has read no more than this at last waits without such memory: little is said on it.
+const LITTLE: usize = 4 << 10;
 
 /// A stream to another member of the cluster.
 ///
@@ -98,7 +102,7 @@ impl<S> Link<S> {
     pub(super) fn memory(&self) -> usize {
         let records = self.records.iter();
         records
-            .map(|one| one.read.len() + one.text.len() + one.write.len())
+            .map(|one| one.read.capacity() + one.text.capacity() + one.write.capacity())
             .sum()
     }
 
@@ -112,13 +116,15 @@ impl<S> Link<S> {
 /// Fewer bytes than this that are missing are not worth the system call that says so.
 const LEAST_AWAITED: usize = 4 << 10;
 
-/// Both directions' buffers. Each vector has the length of its memory; ranges say which part of it counts.
+/// Both directions' buffers; ranges say which part of each counts.
 struct Records {
     noise: TransportState,
     /// As it came from the wire.
     read: Buffer,
     read_start: usize,
     read_end: usize,
+    /// How many bytes came at last.
+    read_last: usize,
     /// With how many more bytes the wire wakes the reader.
     awaited: usize,
     /// Decrypted text for which the reader had no room.
@@ -138,6 +144,7 @@ impl Records {
             read: Buffer::default(),
             read_start: 0,
             read_end: 0,
+            read_last: 0,
             awaited: 1,
             text: Buffer::default(),
             text_start: 0,
@@ -242,6 +249,9 @@ impl Records {
             if std::mem::replace(&mut self.awaited, missing) != missing {
                 stream.wake_at(missing);
             }
+            if self.read_end == 0 && self.read_last <= LITTLE {
+                self.read = Buffer::default();
+            }
         }
         ready!(read)?;
         if len == 0 && self.read_end > 0 {
@@ -252,6 +262,7 @@ impl Records {
             self.read[..len].copy_from_slice(&first[..len]);
         }
         self.read_end += len;
+        self.read_last = len;
         Poll::Ready(Ok(len > 0))
     }
 
@@ -313,10 +324,12 @@ impl Records {
     }
 }
 
-/// Makes a buffer of which nothing counts any more at least so long. By powers of two, so that it seldom grows.
+/// Makes a buffer of which nothing counts any more at least so long.
 fn grow(buffer: &mut Buffer, len: usize) {
     if buffer.len() < len {
-        *buffer = Buffer::of(len.next_power_of_two());
+        // The longer ones by few sizes, so that they can be used again and seldom grow.
+        let step = if len < STEP_BYTES { 1 } else { STEP_BYTES };
+        *buffer = Buffer::of(len.next_multiple_of(step));
     }
 }
 

@@ -33,18 +33,27 @@ async fn who_reads_a_record_is_woken_when_it_is_whole() {
     assert!(polls <= 12, "woken {polls} times for two records");
 }
 
+/// How much memory the listener has while it waits for the next word.
+async fn while_it_waits(link: &mut Recorded) -> usize {
+    let mut word = [0; 9];
+    let mut reading = Box::pin(link.listener.read_exact(&mut word));
+    assert!(futures_util::poll!(&mut reading).is_pending());
+    drop(reading);
+    link.listener.memory()
+}
+
 #[tokio::test]
-async fn a_link_that_only_waits_has_no_memory() {
+async fn a_link_that_waits_has_memory_only_when_much_is_said_on_it() {
     let mut link = recorded(Mode::Encrypted, 1 << 20).await;
-    // Twice: after the handshake, and after a rest.
-    for _ in 0..2 {
-        let mut word = [0; 9];
-        let mut reading = Box::pin(link.listener.read_exact(&mut word));
-        let waits = futures_util::poll!(&mut reading);
-        assert!(waits.is_pending());
-        drop(reading);
-        assert_eq!(link.listener.memory(), 0);
-        let said = text(100_000);
+    assert_eq!(while_it_waits(&mut link).await, 0);
+    for (len, rests) in [
+        (9, false),
+        (238, false),
+        (239, false),
+        (1_000, false),
+        (100_000, true),
+    ] {
+        let said = text(len);
         let (written, heard) = tokio::join!(
             async {
                 link.dialer.write_all(&said).await?;
@@ -54,8 +63,11 @@ async fn a_link_that_only_waits_has_no_memory() {
         );
         written.unwrap();
         assert_eq!(heard, said);
-        assert!(link.listener.memory() > 0);
-        link.listener.rest();
+        if rests {
+            assert!(while_it_waits(&mut link).await > 0);
+            link.listener.rest();
+        }
+        assert_eq!(while_it_waits(&mut link).await, 0, "after {len} bytes");
     }
 }
 
